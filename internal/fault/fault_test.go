@@ -1,0 +1,47 @@
+package fault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+	"testing"
+)
+
+func TestKindOf(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want Kind
+	}{
+		{nil, Unknown},
+		{errors.New("strange"), Unknown},
+		{New(Corrupt, "open index", "x.fidx", nil), Corrupt},
+		{fmt.Errorf("wrapped: %w", New(Busy, "create", "x", nil)), Busy},
+		{New(Unknown, "read", "x", fs.ErrNotExist), NotFound},
+		{New(Unavailable, "read", "x", fs.ErrNotExist), Unavailable},
+		{fmt.Errorf("w: %w", NoSpace), NoSpace},
+		{context.Canceled, Canceled},
+		{context.DeadlineExceeded, Unavailable},
+		{&fs.PathError{Op: "write", Path: "p", Err: syscall.ENOSPC}, NoSpace},
+		{&fs.PathError{Op: "open", Path: "p", Err: syscall.EACCES}, Denied},
+		{&fs.PathError{Op: "mkdir", Path: "p", Err: syscall.EEXIST}, Exists},
+	} {
+		if got := KindOf(c.err); got != c.want {
+			t.Errorf("KindOf(%v) = %v, want %v", c.err, got, c.want)
+		}
+	}
+}
+
+func TestErrorIsItsKindAndItsCause(t *testing.T) {
+	err := fmt.Errorf("mount: %w", New(NotFound, "open chunk", "ab12", fs.ErrNotExist))
+	if !errors.Is(err, NotFound) || !errors.Is(err, fs.ErrNotExist) || errors.Is(err, Corrupt) {
+		t.Errorf("%v is not what it should be", err)
+	}
+	if got, want := err.Error(), "mount: open chunk ab12: file does not exist"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := New(Denied, "open", "x", nil).Error(), "open x: denied"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
