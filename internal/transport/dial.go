@@ -1,0 +1,43 @@
+// Package transport turns a repository argument into a byte stream that the
+// backup protocol runs on (docs/protocol.md, "Transports"), and accepts such
+// streams for `pmxstore serve`. It knows nothing of packets.
+package transport
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"strconv"
+
+	"pmxfs/internal/fault"
+)
+
+// Options say how a repository may be reached. The zero value is useful.
+type Options struct {
+	Log         *slog.Logger // nil: nothing is logged
+	InsecureTCP bool         // tcp:// may leave this machine
+
+	// SSH is the command that ssh:// runs; empty: "ssh". SSHArgs go before
+	// the destination.
+	SSH     string
+	SSHArgs []string
+
+	// For embedded stores: ReadOnly writes nothing to the store at all.
+	// TrustDigests tells the server that what it gets was hashed in this
+	// process; not for connections that carry other processes' uploads.
+	ReadOnly     bool
+	TrustDigests bool
+}
+
+// A Dial opens a connection to a repository. It may be called many times, and
+// at once; each connection is the caller's to close.
+type Dial = func(ctx context.Context) (net.Conn, error)
+
+// Dialer returns a function that dials repo: a path (the store's server in this
+// process), unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH. Nothing
+// is opened before the first dial, but what is wrong with the argument itself is
+// told here, with kind invalid or unsupported. closeAll ends what the dialer
+// keeps between connections; connections that are still open end with it.
+func Dialer(repo string, opt Options) (dial Dial, closeAll func() error, err error) {
+	return nil, nil, fault.Newf(fault.Unsupported, "repository", strconv.Quote(repo), "not of a known kind")
+}
