@@ -1,0 +1,67 @@
+package fusefs
+
+import (
+	"context"
+	"encoding/binary"
+	"time"
+
+	"bazil.org/fuse"
+
+	"pmxfs/internal/fault"
+	"pmxfs/internal/tree"
+)
+
+// lookup answers LOOKUP: from memory here, else on a goroutine.
+func (s *Server) lookup(r *fuse.LookupRequest) {
+	parent, ok := s.nodes.get(r.Node)
+	if !ok {
+		r.RespondError(fuse.ESTALE)
+		return
+	}
+	dir, ok := parent.Node.(tree.Dir)
+	if !ok {
+		r.RespondError(enotdir)
+		return
+	}
+	if n, err, ok := dir.TryLookup(r.Name); ok {
+		s.found(s.ctx, r, parent, n, err)
+		return
+	}
+	s.wait(r, func(ctx context.Context) {
+		n, err := dir.Lookup(ctx, r.Name)
+		s.found(ctx, r, parent, n, err)
+	})
+}
+
+// found answers a LOOKUP with what was found in parent.
+func (s *Server) found(ctx context.Context, r *fuse.LookupRequest, parent node, n tree.Node, err error) {
+	var a tree.Attr
+	if err == nil {
+		a, err = n.Attr(ctx)
+	}
+	v := valid(parent.immutable)
+	switch {
+	case err == nil:
+		id := s.nodes.add(n, a, parent.Ino())
+		s.entry(r, id, v, a)
+	case parent.immutable && fault.KindOf(err) == fault.NotFound:
+		// No id: the kernel keeps in mind that there is nothing.
+		s.entry(r, 0, v, tree.Attr{})
+	default:
+		s.fail(ctx, r, "look up "+r.Name, err)
+	}
+}
+
+// entry answers with a name's id, for how long it is the name's, and attributes.
+func (s *Server) entry(r *fuse.LookupRequest, id fuse.NodeID, v time.Duration, a tree.Attr) {
+	e := binary.NativeEndian
+	av := valid(a.Immutable)
+	b := make([]byte, 0, entryOutSize)
+	b = e.AppendUint64(b, uint64(id))
+	b = e.AppendUint64(b, 0) // generation
+	b = e.AppendUint64(b, seconds(v))
+	b = e.AppendUint64(b, seconds(av))
+	b = e.AppendUint32(b, nanoseconds(v))
+	b = e.AppendUint32(b, nanoseconds(av))
+	reply(&r.Header, s.appendAttr(b, a))
+}

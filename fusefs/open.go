@@ -1,0 +1,73 @@
+package fusefs
+
+import (
+	"context"
+	"syscall"
+
+	"bazil.org/fuse"
+
+	"pmxfs/internal/tree"
+)
+
+const (
+	enotdir = fuse.Errno(syscall.ENOTDIR)
+	eisdir  = fuse.Errno(syscall.EISDIR)
+)
+
+// open answers OPEN and OPENDIR.
+func (s *Server) open(r *fuse.OpenRequest) {
+	n, ok := s.nodes.get(r.Node)
+	if !ok {
+		r.RespondError(fuse.ESTALE)
+		return
+	}
+	if r.Dir {
+		s.openDir(r, n)
+		return
+	}
+	file, ok := n.Node.(tree.File)
+	switch {
+	case !ok:
+		r.RespondError(eisdir)
+	case !r.Flags.IsReadOnly():
+		r.RespondError(fuse.Errno(syscall.EROFS))
+	default:
+		s.wait(r, func(ctx context.Context) { s.openFile(ctx, r, file) })
+	}
+}
+
+func (s *Server) openFile(ctx context.Context, r *fuse.OpenRequest, file tree.File) {
+	t, err := file.Open(ctx)
+	if err != nil {
+		s.fail(ctx, r, "open", err)
+		return
+	}
+	h := &fileHandle{Handle: t, id: r.Node, size: t.Size()}
+	h.holds.Store(1)
+	h.chunks, _ = t.(tree.ChunkHandle)
+	h.lender, _ = t.(lender)
+	var flags fuse.OpenResponseFlags
+	switch {
+	case t.Direct():
+		flags = fuse.OpenDirectIO
+		h.size = -1
+	case t.KeepCache():
+		flags = fuse.OpenKeepCache
+	}
+	r.Respond(&fuse.OpenResponse{Handle: s.handles.add(h), Flags: flags})
+}
+
+// openDir answers OPENDIR. The kernel may keep the listing of what is immutable.
+func (s *Server) openDir(r *fuse.OpenRequest, n node) {
+	dir, ok := n.Node.(tree.Dir)
+	if !ok {
+		r.RespondError(enotdir)
+		return
+	}
+	var flags fuse.OpenResponseFlags
+	if n.immutable {
+		flags = fuse.OpenCacheDir | fuse.OpenKeepCache
+	}
+	id := s.handles.add(&dirHandle{dir: dir, parent: n.parent})
+	r.Respond(&fuse.OpenResponse{Handle: id, Flags: flags})
+}

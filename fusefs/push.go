@@ -1,0 +1,154 @@
+package fusefs
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"bazil.org/fuse"
+
+	"pmxfs/internal/tree"
+)
+
+const (
+	pushers   = 2       // goroutines that push: one copies while the other waits for a page
+	pushQueue = 64      // reads whose chunks wait to be pushed; they hold no memory, and what does not fit is dropped
+	pushPiece = 1 << 20 // bytes of one store, and how late a push hears that the file was closed
+	pageSize  = 4096
+
+	// pushAgain is how long a chunk is not pushed again. Reads that were under
+	// way during a push still ask for it; reads that come later mean that the
+	// kernel gave the pages up.
+	pushAgain = 250 * time.Millisecond
+)
+
+// A pusher hands whole chunks to the kernel's page cache.
+//
+// A store waits for pages that are locked, and those of a READ under way are
+// locked until its reply. So pushing has goroutines of its own, which owe no
+// reply and hold no lock.
+type pusher struct {
+	queue  chan pushJob
+	mu     sync.Mutex
+	recent [16]pushed // a ring
+	next   int
+}
+
+// A pushJob is a read whose chunk is to be pushed. It holds its handle.
+type pushJob struct {
+	h   *fileHandle
+	off int64
+}
+
+type pushed struct {
+	h     *fileHandle
+	start int64
+	when  time.Time
+}
+
+func (p *pusher) init() { p.queue = make(chan pushJob, pushQueue) }
+
+// offer asks for the chunk around off to be pushed. It never waits.
+func (p *pusher) offer(s *Server, h *fileHandle, off int64) {
+	if !h.hold() {
+		return
+	}
+	select {
+	case p.queue <- pushJob{h, off}:
+	default:
+		s.stats.pushDrops.Add(1)
+		h.drop()
+	}
+}
+
+// claim reports whether the chunk of h at start was not pushed just now, and
+// takes note that it is.
+func (p *pusher) claim(h *fileHandle, start int64) bool {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.recent {
+		r := &p.recent[i]
+		if r.h == h && r.start == start && now.Sub(r.when) < pushAgain {
+			return false
+		}
+	}
+	p.recent[p.next] = pushed{h, start, now}
+	p.next = (p.next + 1) % len(p.recent)
+	return true
+}
+
+// pushAll pushes what is offered until the server ends.
+func (s *Server) pushAll() {
+	for {
+		select {
+		case job := <-s.push.queue:
+			s.pushOne(job)
+		case <-s.ctx.Done():
+			for {
+				select {
+				case job := <-s.push.queue:
+					job.h.drop()
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+func (s *Server) pushOne(job pushJob) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked("push", p)
+		}
+	}()
+	h := job.h
+	defer h.drop()
+	if h.closed.Load() {
+		return
+	}
+	c, ok := h.chunks.Cached(job.off)
+	if !ok {
+		return
+	}
+	defer c.Release()
+	if s.push.claim(h, c.Start) {
+		s.store(h, c)
+	}
+}
+
+// store pushes the pages that lie wholly within c. The last page of the file is
+// whole where the file ends; nothing is stored beyond, which would make the file
+// longer.
+func (s *Server) store(h *fileHandle, c tree.Chunk) {
+	from, to := wholePages(c.Start, c.Start+int64(len(c.Data)), h.size)
+	if from >= to {
+		return
+	}
+	for off := from; off < to; off += pushPiece {
+		if h.closed.Load() {
+			return
+		}
+		data := c.Data[off-c.Start : min(off+pushPiece, to)-c.Start]
+		if err := s.conn.NotifyStore(h.id, uint64(off), data); err != nil {
+			// Not in the kernel's memory any more is no failure.
+			if !errors.Is(err, fuse.ErrNotCached) && s.ctx.Err() == nil {
+				s.stats.pushErrors.Add(1)
+			}
+			return
+		}
+		s.stats.pushBytes.Add(int64(len(data)))
+	}
+	s.stats.pushes.Add(1)
+}
+
+// wholePages shrinks the range from..to of a file of the given size to what may
+// be stored.
+func wholePages(from, to, size int64) (int64, int64) {
+	from = (from + pageSize - 1) &^ (pageSize - 1)
+	if to >= size {
+		return from, size
+	}
+	return from, to &^ (pageSize - 1)
+}

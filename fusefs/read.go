@@ -1,0 +1,100 @@
+package fusefs
+
+import (
+	"context"
+	"fmt"
+
+	"bazil.org/fuse"
+
+	"pmxfs/internal/fault"
+	"pmxfs/internal/tree"
+)
+
+// A lender is a tree.Handle that can serve a read without copying the bytes.
+type lender interface {
+	// Lend is TryReadAt without the copy: it counts as a read of n bytes at
+	// off in all respects, but returns a chunk in memory (or as many zeros)
+	// that holds all those bytes, or all of them up to the end of the file. If
+	// there is no such chunk, ok is false, and nothing was counted. It never
+	// waits. The caller releases the chunk.
+	Lend(off int64, n int) (c tree.Chunk, ok bool)
+}
+
+// readFile answers READ: from memory here, else on a goroutine.
+func (s *Server) readFile(r *fuse.ReadRequest) {
+	h, ok := s.handles.get(r.Handle).(*fileHandle)
+	if !ok {
+		r.RespondError(fuse.ESTALE)
+		return
+	}
+	if r.Size > maxRead || r.Offset < 0 {
+		r.RespondError(fuse.Errno(errnos[fault.Invalid]))
+		return
+	}
+	s.stats.reads.Add(1)
+	if h.lender != nil {
+		if c, ok := h.lender.Lend(r.Offset, r.Size); ok {
+			s.lend(r, h, c)
+			return
+		}
+	}
+	buf := s.bufs.Get().(*[maxRead]byte)
+	if n, ok := h.TryReadAt(buf[:r.Size], r.Offset); ok {
+		s.readDone(s.ctx, r, h, buf[:], n, nil)
+		s.bufs.Put(buf)
+		return
+	}
+	s.wait(r, func(ctx context.Context) {
+		n, err := h.ReadAt(ctx, buf[:r.Size], r.Offset)
+		s.readDone(ctx, r, h, buf[:], n, err)
+		s.bufs.Put(buf)
+	})
+}
+
+// lend answers a READ out of c.
+func (s *Server) lend(r *fuse.ReadRequest, h *fileHandle, c tree.Chunk) {
+	data := c.Data[r.Offset-c.Start:]
+	data = data[:min(len(data), r.Size)]
+	push := s.random(h)
+	off := r.Offset
+	s.stats.readBytes.Add(int64(len(data)))
+	r.Respond(&fuse.ReadResponse{Data: data})
+	s.giveBack(c)
+	if push {
+		s.push.offer(s, h, off)
+	}
+}
+
+// readDone answers a READ with what ReadAt made of it.
+func (s *Server) readDone(ctx context.Context, r *fuse.ReadRequest, h *fileHandle, buf []byte, n int, err error) {
+	if err == nil && n < r.Size && h.size >= 0 && r.Offset+int64(n) < h.size {
+		// The kernel would fill the rest with zeros and tell nobody.
+		err = fault.Newf(fault.Corrupt, "read", "", "only %d of %d bytes at %d of %d", n, r.Size, r.Offset, h.size)
+	}
+	if err != nil {
+		s.fail(ctx, r, "read", err)
+		return
+	}
+	push := s.random(h)
+	off := r.Offset
+	s.stats.readBytes.Add(int64(n))
+	r.Respond(&fuse.ReadResponse{Data: buf[:n]})
+	if push {
+		s.push.offer(s, h, off)
+	}
+}
+
+// random reports whether pushing pays for h just now.
+func (s *Server) random(h *fileHandle) bool {
+	return !s.cfg.NoPush && h.chunks != nil && h.chunks.Random()
+}
+
+// giveBack releases a chunk, after the reply.
+func (s *Server) giveBack(c tree.Chunk) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked(fmt.Sprintf("release of a chunk at %d", c.Start), p)
+		}
+	}()
+	c.Release()
+}

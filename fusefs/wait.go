@@ -1,0 +1,96 @@
+package fusefs
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"bazil.org/fuse"
+)
+
+// waiting is the requests that wait, by their ids.
+type waiting struct {
+	after time.Duration // how long an interrupt is not heard
+	mu    sync.Mutex
+	m     map[fuse.RequestID]*waiter
+}
+
+type waiter struct {
+	since  time.Time
+	cancel context.CancelFunc
+	timer  *time.Timer // set by an interrupt that came early
+}
+
+func (w *waiting) init(after time.Duration) {
+	w.after = after
+	w.m = make(map[fuse.RequestID]*waiter)
+}
+
+func (w *waiting) add(id fuse.RequestID, cancel context.CancelFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.m[id] = &waiter{since: time.Now(), cancel: cancel}
+}
+
+func (w *waiting) remove(id fuse.RequestID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.m[id].timer; t != nil {
+		t.Stop()
+	}
+	delete(w.m, id)
+}
+
+// interrupt ends a request's waiting as soon as it may be ended, and reports
+// whether it is there.
+func (w *waiting) interrupt(id fuse.RequestID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.m[id]
+	if r == nil {
+		return false
+	}
+	if r.timer == nil {
+		r.timer = time.AfterFunc(w.after-time.Since(r.since), r.cancel)
+	}
+	return true
+}
+
+// wait has f answer req on a goroutine of its own, under a context that an
+// interrupt of that request cancels: this waiter leaves, what it waited for goes
+// on for the others. f answers as the last thing it does.
+//
+// If too many wait already, so does the caller, and with it the kernel.
+func (s *Server) wait(req fuse.Request, f func(ctx context.Context)) {
+	s.room <- struct{}{}
+	id := req.Hdr().ID
+	ctx, cancel := context.WithCancel(s.ctx)
+	s.waiting.add(id, cancel)
+	s.tasks.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				s.panicked(fmt.Sprintf("%T", req), p)
+				req.RespondError(fuse.EIO)
+			}
+			s.waiting.remove(id)
+			cancel()
+			<-s.room
+		}()
+		f(ctx)
+	})
+}
+
+// interrupt passes an INTERRUPT on. A request that is not known may have been
+// read by another goroutine that has yet to answer it or let it wait: EAGAIN
+// makes the kernel send the interrupt again if it has no answer by then, and
+// means nothing if it has.
+func (s *Server) interrupt(r *fuse.InterruptRequest) {
+	s.stats.interrupts.Add(1)
+	if s.waiting.interrupt(r.IntrID) {
+		r.Respond()
+		return
+	}
+	r.RespondError(fuse.Errno(syscall.EAGAIN))
+}
