@@ -12,12 +12,15 @@ import (
 
 // A Decoder gets the content out of blobs. It keeps its state between calls, so
 // make one per goroutine and keep it; only one goroutine may use it at a time.
+// The zero value is ready.
 type Decoder struct {
-	zstd *zstd.Decoder
+	zstd *zstd.Decoder // made for the first blob that needs it
 }
 
 // NewDecoder returns a decoder.
-func NewDecoder() *Decoder {
+func NewDecoder() *Decoder { return &Decoder{} }
+
+func newGoDecoder() *zstd.Decoder {
 	// The limit to the capacity is what bounds memory: the decoder fills what
 	// it is given and never grows it.
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
@@ -25,7 +28,7 @@ func NewDecoder() *Decoder {
 	if err != nil {
 		panic("blob: " + err.Error()) // only options that do not exist can fail
 	}
-	return &Decoder{zstd: dec}
+	return dec
 }
 
 // Append appends the content of the blob b to dst and returns it, decoding into
@@ -79,6 +82,9 @@ func (d *Decoder) appendFrame(dst, frame []byte, limit int) ([]byte, error) {
 	buf := dst[n:n:cap(dst)]
 	if content == noContents { // else the decoder itself stops at content
 		buf = buf[:0:min(cap(buf), limit)]
+	}
+	if d.zstd == nil {
+		d.zstd = newGoDecoder()
 	}
 	plain, err := d.zstd.DecodeAll(frame, buf)
 	if err != nil {
