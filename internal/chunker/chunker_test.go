@@ -100,7 +100,7 @@ func TestKnownCuts(t *testing.T) {
 func TestSameAsTheRule(t *testing.T) {
 	for _, avg := range []int{64, 128, 256, 512, 4096} {
 		for _, kind := range []string{"xorshift", "counter", "zero", "sparse"} {
-			for _, n := range []int{0, 1, 63, 64, 65, 66, 127, 128, 129, 255, 256, 257, 100_003} {
+			for _, n := range []int{0, 1, 63, 64, 65, 66, 127, 128, 129, 255, 256, 257, 20_011} {
 				data := gen(kind, n)
 				for _, most := range []int{4 * avg, 2*avg + 7} {
 					want := naive(data, avg, most)
@@ -151,7 +151,7 @@ func TestGoldenCuts(t *testing.T) {
 		if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != c.Sum {
 			t.Fatalf("%s %d is made wrongly", c.Input, c.Length)
 		}
-		for _, step := range []int{1000, 65537, c.Length + 1} {
+		for _, step := range []int{65537, c.Length + 1} {
 			if got := cuts(New(c.Average, 4*c.Average), data, step); !slices.Equal(got, c.Cuts) {
 				t.Errorf("%s %d, average %d, by %d: %d cuts, want %d", c.Input, c.Length, c.Average, step, len(got), len(c.Cuts))
 			}
@@ -160,7 +160,7 @@ func TestGoldenCuts(t *testing.T) {
 }
 
 func TestResetForgets(t *testing.T) {
-	data := gen("xorshift", 100_000)
+	data := gen("xorshift", 50_000)
 	want := cuts(New(512, 2048), data[100:], 1<<20)
 	c := New(512, 2048)
 	c.Scan(data[:100])
@@ -202,7 +202,7 @@ func TestPayloadSuggestions(t *testing.T) {
 }
 
 func TestPayloadPrefersASuggestionInSight(t *testing.T) {
-	data := gen("xorshift", 100_000)
+	data := gen("xorshift", 50_000)
 	natural := cuts(New(1024, MaxChunk), data, len(data))[0]
 	p := NewPayload(New(1024, MaxChunk))
 	p.Suggest(uint64(natural) + 5)
