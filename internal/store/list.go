@@ -1,15 +1,16 @@
 package store
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"os"
+	"slices"
+	"strconv"
 
-	"pmxfs/index"
 	"pmxfs/internal/fault"
 	"pmxfs/internal/ref"
 )
-
-// NoSize stands for a size that is not known.
-const NoSize = 1<<64 - 1
 
 // A SnapshotInfo is a snapshot as it is listed.
 type SnapshotInfo struct {
@@ -18,46 +19,189 @@ type SnapshotInfo struct {
 	Protected bool // it must not be forgotten
 }
 
-// A FileInfo is a file of a snapshot as it is listed.
-type FileInfo struct {
-	Name      string       // stored name: drive-scsi0.img.fidx
-	Size      uint64       // bytes of content; NoSize for encrypted blobs and where it cannot be told
-	ChunkSize uint32       // bytes; 0 unless the index is fixed
-	Allocated uint64       // bytes of content in chunks that are not all zeros; NoSize where not known
-	Csum      index.Digest // as the manifest has it
-	Encrypted bool         // its content cannot be read without a key
-	Broken    error        // why it cannot be read, kind corrupt or not found; nil for a sound one
-}
-
 // Groups returns the groups of a namespace that hold at least one finished
 // snapshot, and with recurse those of all namespaces inside it, in the order
-// namespace, type, id (numbers by value before names).
+// namespace, type, id (numbers by value before names). A group that cannot be
+// looked into is listed. Errors: not found when there is no such namespace.
 func (s *Store) Groups(ctx context.Context, ns string, recurse bool) ([]ref.Group, error) {
-	return nil, fault.New(fault.Unsupported, "list groups", ns, nil)
+	const op = "list groups"
+	if err := ref.CheckNamespace(ns); err != nil {
+		return nil, err
+	}
+	if ns != "" {
+		path := ref.NamespacePath(ns)
+		if st, err := s.fs.Lstat(path); err != nil {
+			return nil, failed(op, path, err)
+		} else if !st.Mode.IsDir() {
+			return nil, fault.New(fault.NotFound, op, path, nil)
+		}
+	}
+	var groups []ref.Group
+	err := s.walkGroups(ctx, ns, recurse, func(g ref.Group) error {
+		if s.hasFinished(g) {
+			groups = append(groups, g)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(groups, compareGroups)
+	return groups, nil
+}
+
+// walkGroups calls visit for each group's folder. What cannot be listed is
+// logged and passed over: it shall not hide what is beside it.
+func (s *Store) walkGroups(ctx context.Context, ns string, recurse bool, visit func(ref.Group) error) error {
+	prefix := ref.NamespacePath(ns)
+	if prefix != "" {
+		prefix += "/"
+	}
+	for _, t := range ref.Types {
+		for _, e := range s.folders(prefix + t.String()) {
+			g := ref.Group{Namespace: ns, Type: t, ID: e}
+			if g.Check() != nil {
+				continue
+			}
+			if err := checkContext(ctx, "list groups", prefix); err != nil {
+				return err
+			}
+			if err := visit(g); err != nil {
+				return err
+			}
+		}
+	}
+	if !recurse {
+		return nil
+	}
+	for _, e := range s.folders(prefix + "ns") {
+		inner := e
+		if ns != "" {
+			inner = ns + "/" + e
+		}
+		if ref.CheckNamespace(inner) != nil {
+			continue
+		}
+		if err := s.walkGroups(ctx, inner, true, visit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// folders returns the names of the folders in a folder; symbolic links are none.
+func (s *Store) folders(name string) []string {
+	entries, err := s.fs.ReadDir(name)
+	if err != nil && !absent(err) {
+		s.log.Warn("a folder cannot be listed", "folder", name, "err", err)
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		if e.Type.IsDir() {
+			names = append(names, e.Name)
+		}
+	}
+	return names
+}
+
+func compareGroups(a, b ref.Group) int {
+	order := map[ref.Type]int{ref.CT: 0, ref.Host: 1, ref.VM: 2}
+	return cmp.Or(
+		cmp.Compare(a.Namespace, b.Namespace),
+		cmp.Compare(order[a.Type], order[b.Type]),
+		compareIDs(a.ID, b.ID))
+}
+
+func compareIDs(a, b string) int {
+	x, xerr := strconv.ParseUint(a, 10, 64)
+	y, yerr := strconv.ParseUint(b, 10, 64)
+	switch {
+	case xerr == nil && yerr == nil:
+		return cmp.Or(cmp.Compare(x, y), cmp.Compare(a, b))
+	case xerr == nil:
+		return -1
+	case yerr == nil:
+		return 1
+	}
+	return cmp.Compare(a, b)
+}
+
+// times returns the times of the snapshot folders in a group, newest first,
+// finished or not.
+func (s *Store) times(g ref.Group) ([]int64, error) {
+	entries, err := s.fs.ReadDir(g.Path())
+	if err != nil {
+		return nil, err
+	}
+	var times []int64
+	for _, e := range entries {
+		if sec, err := ref.ParseTime(e.Name); err == nil && e.Type.IsDir() {
+			times = append(times, sec)
+		}
+	}
+	slices.SortFunc(times, func(a, b int64) int { return cmp.Compare(b, a) })
+	return times, nil
+}
+
+func (s *Store) hasFinished(g ref.Group) bool {
+	times, err := s.times(g)
+	if err != nil {
+		return !absent(err) // seen, so that asking for its snapshots says what is wrong
+	}
+	return slices.ContainsFunc(times, func(sec int64) bool {
+		_, err := s.fs.Lstat(manifestPath(ref.Snapshot{Group: g, Time: sec}))
+		return err == nil
+	})
 }
 
 // Snapshots returns the group's finished snapshots, oldest first: those that
 // have a manifest, however broken. Errors: not found when there is no such group.
 func (s *Store) Snapshots(ctx context.Context, g ref.Group) ([]SnapshotInfo, error) {
-	return nil, fault.New(fault.Unsupported, "list snapshots", g.Path(), nil)
+	const op = "list snapshots"
+	if err := g.Check(); err != nil {
+		return nil, err
+	}
+	times, err := s.times(g)
+	if err != nil {
+		return nil, failed(op, g.Path(), err)
+	}
+	list := make([]SnapshotInfo, 0, len(times))
+	for _, sec := range slices.Backward(times) {
+		if err := checkContext(ctx, op, g.Path()); err != nil {
+			return nil, err
+		}
+		snap := ref.Snapshot{Group: g, Time: sec}
+		if _, err := s.fs.Lstat(manifestPath(snap)); err != nil {
+			if !absent(err) {
+				s.log.Warn("a snapshot cannot be looked at", "snapshot", snap, "err", err)
+			}
+			continue
+		}
+		_, perr := s.fs.Lstat(snap.Path() + "/" + protectedFile)
+		list = append(list, SnapshotInfo{Snapshot: snap, Open: s.isOpen(snap), Protected: perr == nil})
+	}
+	return list, nil
 }
 
-// Files returns the files that the snapshot's manifest names, and the client's
-// log if there is one. A file that is broken or missing is listed with Broken
-// set. Errors: not found when the snapshot is not there or not finished,
-// corrupt when its manifest is.
-func (s *Store) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, error) {
-	return nil, fault.New(fault.Unsupported, "list files", snap.Path(), nil)
+// isOpen reports whether somebody may still add files to a snapshot: one of our
+// own writers, or another process that holds its writer file.
+func (s *Store) isOpen(snap ref.Snapshot) bool {
+	s.mu.Lock()
+	_, open := s.open[snap.Path()]
+	s.mu.Unlock()
+	if open {
+		return true
+	}
+	name := snap.Path() + "/" + writerFile
+	if _, err := s.fs.Lstat(name); err != nil {
+		return false
+	}
+	f, err := s.fs.OpenFile(name, os.O_RDONLY|openNonblock, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(s.fs.Flock(f, false), errLocked)
 }
 
-// OpenFile opens a stored file of a finished snapshot (index, blob or the
-// manifest) for reading its raw bytes, unchecked.
-func (s *Store) OpenFile(ctx context.Context, snap ref.Snapshot, stored string) (Reader, error) {
-	return nil, fault.New(fault.Unsupported, "open file", snap.Path()+"/"+stored, nil)
-}
-
-// OpenIndex reads an index of a finished snapshot and checks it, against the
-// manifest too.
-func (s *Store) OpenIndex(ctx context.Context, snap ref.Snapshot, stored string) (*index.Index, error) {
-	return nil, fault.New(fault.Unsupported, "open index", snap.Path()+"/"+stored, nil)
-}
+func manifestPath(snap ref.Snapshot) string { return snap.Path() + "/" + ref.ManifestName }

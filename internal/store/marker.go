@@ -1,0 +1,409 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pmxfs/internal/fault"
+)
+
+// A marker knows which chunks a crash may have damaged: those whose file got
+// its name, but whose bytes were never known to be on disk. It is a small file
+// in the store's root that holds the boot id and the start of the last completed
+// syncfs. What was written since then is in doubt once the machine has booted
+// anew, and at once when a syncfs failed.
+//
+// The file has two slots of slotSize bytes, written in turn, so that a torn
+// write costs the newest state only, which errs on the side of doubt. Times are
+// the file system's own, nanoseconds since the epoch, as files get them.
+type marker struct {
+	fs   FS
+	boot string
+
+	doubts atomic.Pointer[[]doubt] // what exists is asked without a lock
+
+	mu    sync.Mutex
+	f     File // open once there is one
+	raw   [2 * slotSize]byte
+	state markerState
+	valid bool // state is that of the file, of this boot
+}
+
+const slotSize = 1024
+
+// maxDoubts bounds the slots' size; when there are more, the two oldest become one.
+const maxDoubts = 8
+
+// syncMargin is taken off the start of a syncfs: another process may have begun
+// to write a chunk before it and been slow, which only our own writers can be
+// asked about.
+const syncMargin = 5e9
+
+type markerState struct {
+	Seq    uint64  `json:"seq"`
+	Boot   string  `json:"boot"`
+	Synced int64   `json:"synced"` // start of the last completed syncfs
+	Doubts []doubt `json:"doubts,omitempty"`
+}
+
+// A doubt is a span of time: chunks with a time of last change in [From, To)
+// may be damaged.
+type doubt struct {
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+	// Boot is set when a syncfs failed while the machine ran on: then a chunk
+	// that reads well now may do so from memory only, and verifying it proves
+	// nothing before the next boot.
+	Boot string `json:"boot,omitempty"`
+}
+
+func (d doubt) holds(mod int64) bool { return mod >= d.From && mod < d.To }
+
+// doubtful reports whether a chunk last changed at mod may be damaged.
+func (m *marker) doubtful(mod int64) bool {
+	list := m.doubts.Load()
+	return list != nil && slices.ContainsFunc(*list, func(d doubt) bool { return d.holds(mod) })
+}
+
+// load reads the marker if there is one, and writes nothing. What an earlier
+// boot left is in doubt from then on.
+func (m *marker) load(readOnly bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	flag := os.O_RDWR
+	if readOnly {
+		flag = os.O_RDONLY
+	}
+	f, err := m.fs.OpenFile(markerFile, flag, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing of ours was ever written here
+	} else if err != nil {
+		return failed("open", markerFile, err)
+	}
+	m.f = f
+	if err := m.readLocked(); err != nil {
+		return err
+	}
+	if m.state.Boot != m.boot {
+		now := time.Now().UnixNano()
+		if !readOnly {
+			if now, err = m.now(); err != nil {
+				return err
+			}
+		}
+		s := m.state.afterBoot(m.boot, now)
+		m.doubts.Store(&s.Doubts)
+	}
+	return nil
+}
+
+// ensure makes durable that this boot writes. Nothing may be inserted before.
+func (m *marker) ensure() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.valid {
+		return nil
+	}
+	if m.f == nil {
+		if err := m.createLocked(); err != nil {
+			return err
+		}
+	}
+	return m.updateLocked(func(s *markerState, now int64) bool {
+		if s.Boot == m.boot {
+			return false
+		}
+		*s = s.afterBoot(m.boot, now)
+		return true
+	})
+}
+
+// ensureKnown is ensure for a store that has a marker; one in which nothing of
+// ours was ever written gets none.
+func (m *marker) ensureKnown() error {
+	m.mu.Lock()
+	none := m.f == nil
+	m.mu.Unlock()
+	if none {
+		return nil
+	}
+	return m.ensure()
+}
+
+// afterBoot returns the state of a new boot that begins to write at now.
+func (s markerState) afterBoot(boot string, now int64) markerState {
+	d := doubt{From: s.Synced, To: now}
+	if now <= s.Synced {
+		d.To = math.MaxInt64 // the clock is behind: no telling how late the last chunk was
+	}
+	return markerState{Seq: s.Seq, Boot: boot, Synced: now, Doubts: addDoubt(s.Doubts, d)}
+}
+
+// admit is asked before the file of a new chunk, last changed at mod, gets its
+// name: if that was before the last completed syncfs, because the clock was set
+// back or the writer was held up, the marker is set back first, durably.
+func (m *marker) admit(mod int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	// Another process may have moved it on.
+	var raw [2 * slotSize]byte
+	if _, err := m.f.ReadAt(raw[:], 0); err != nil && err != io.EOF {
+		return failed("read", markerFile, err)
+	}
+	if raw == m.raw && mod >= m.state.Synced {
+		return nil
+	}
+	return m.updateLocked(func(s *markerState, _ int64) bool {
+		if mod >= s.Synced {
+			return false
+		}
+		s.Synced = mod
+		return true
+	})
+}
+
+// synced notes that a syncfs which began at start has completed.
+func (m *marker) synced(start int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.updateLocked(func(s *markerState, now int64) bool {
+		start -= syncMargin
+		if start < s.Synced && now >= s.Synced {
+			return false
+		}
+		s.Synced = start
+		return true
+	})
+}
+
+// syncFailed notes that a syncfs failed: the kernel has dropped what it could
+// not write, and will not say so again.
+func (m *marker) syncFailed() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.updateLocked(func(s *markerState, now int64) bool {
+		d := doubt{From: s.Synced, To: now, Boot: m.boot}
+		if now <= s.Synced {
+			d.To = math.MaxInt64
+		}
+		s.Doubts = addDoubt(s.Doubts, d)
+		return true
+	})
+}
+
+// settled notes that all chunks in these doubts, of earlier boots, have been verified.
+func (m *marker) settled(done []doubt) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.updateLocked(func(s *markerState, _ int64) bool {
+		n := len(s.Doubts)
+		s.Doubts = slices.DeleteFunc(slices.Clone(s.Doubts), func(d doubt) bool {
+			return d.Boot != m.boot && slices.Contains(done, d)
+		})
+		return len(s.Doubts) != n
+	})
+}
+
+// provable returns the doubts that verifying can lift.
+func (m *marker) provable() []doubt {
+	list := m.doubts.Load()
+	if list == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(*list), func(d doubt) bool { return d.Boot == m.boot })
+}
+
+// outside returns a time for a chunk's file that is in no doubt: mod, or the
+// last moment before the doubt that mod is in.
+func (m *marker) outside(mod int64) int64 {
+	list := m.doubts.Load()
+	for again := list != nil; again; {
+		again = false
+		for _, d := range *list {
+			if d.holds(mod) {
+				mod, again = d.From-1, true
+			}
+		}
+	}
+	return mod
+}
+
+// now returns the file system's time. It may differ from ours: by the tick of
+// the kernel's clock, or because the file system is another machine's.
+func (m *marker) now() (int64, error) {
+	st, err := m.fs.Touch(markerFile)
+	if err != nil {
+		return 0, failed("touch", markerFile, err)
+	}
+	return st.Access, nil
+}
+
+// createLocked makes the marker of a store that never had one.
+func (m *marker) createLocked() error {
+	temp := tempName(markerFile)
+	f, err := m.fs.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return failed("create", markerFile, err)
+	}
+	st, err := f.Stat()
+	if err == nil {
+		_, err = f.WriteAt(markerState{Boot: m.boot, Synced: st.Mod}.slot(), 0)
+	}
+	if err == nil {
+		err = f.Truncate(2 * slotSize)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = m.fs.RenameNew(temp, markerFile)
+	}
+	f.Close()
+	if err != nil {
+		m.fs.Remove(temp)
+		if !errors.Is(err, fs.ErrExist) { // else another process was quicker
+			return failed("create", markerFile, err)
+		}
+	}
+	if err := m.fs.SyncDir("."); err != nil {
+		return failed("sync", markerFile, err)
+	}
+	if m.f, err = m.fs.OpenFile(markerFile, os.O_RDWR, 0); err != nil {
+		return failed("open", markerFile, err)
+	}
+	return nil
+}
+
+// updateLocked reads the file, lets change work on its state and makes the
+// result durable, while no other process does the same.
+func (m *marker) updateLocked(change func(s *markerState, now int64) bool) error {
+	m.valid = false
+	lock, err := m.lockFile()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := m.readLocked(); err != nil {
+		return err
+	}
+	now, err := m.now()
+	if err != nil {
+		return err
+	}
+	next := m.state
+	if change(&next, now) {
+		next.Seq++
+		slot := next.slot()
+		off := int64(next.Seq%2) * slotSize
+		if _, err := m.f.WriteAt(slot, off); err != nil {
+			return failed("write", markerFile, err)
+		}
+		if err := m.f.Sync(); err != nil {
+			return failed("sync", markerFile, err)
+		}
+		copy(m.raw[off:], slot)
+		m.state = next
+		m.doubts.Store(&next.Doubts)
+	}
+	m.valid = m.state.Boot == m.boot
+	return nil
+}
+
+// lockFile waits for other processes that are about to change the file; they
+// hold it for a few system calls.
+func (m *marker) lockFile() (File, error) {
+	f, err := m.fs.OpenFile(markerFile, os.O_RDWR, 0)
+	if err != nil {
+		return nil, failed("open", markerFile, err)
+	}
+	if err := waitLock(func() error { return m.fs.Flock(f, true) }); err != nil {
+		f.Close()
+		return nil, failed("lock", markerFile, err)
+	}
+	return f, nil
+}
+
+// readLocked takes the state from the file. If neither slot can be read,
+// everything is in doubt.
+func (m *marker) readLocked() error {
+	m.raw = [2 * slotSize]byte{}
+	if _, err := m.f.ReadAt(m.raw[:], 0); err != nil && err != io.EOF {
+		return failed("read", markerFile, err)
+	}
+	best, found := markerState{Synced: math.MinInt64}, false
+	for i := range 2 {
+		if s, ok := parseSlot(m.raw[i*slotSize:][:slotSize]); ok && (!found || s.Seq > best.Seq) {
+			best, found = s, true
+		}
+	}
+	m.state = best
+	m.doubts.Store(&best.Doubts)
+	return nil
+}
+
+func (m *marker) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.f != nil {
+		m.f.Close()
+	}
+}
+
+// slot returns the state as it stands on disk: a CRC-32 in hex, a space, JSON,
+// and a newline before the zeros that fill the slot.
+func (s markerState) slot() []byte {
+	text, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // numbers and strings
+	}
+	out := make([]byte, slotSize)
+	copy(out, fmt.Sprintf("%08x %s\n", crc32.ChecksumIEEE(text), text))
+	return out
+}
+
+func parseSlot(b []byte) (s markerState, ok bool) {
+	line, _, found := bytes.Cut(b, []byte("\n"))
+	sum, text, spaced := bytes.Cut(line, []byte(" "))
+	if !found || !spaced || string(sum) != fmt.Sprintf("%08x", crc32.ChecksumIEEE(text)) {
+		return s, false
+	}
+	err := json.Unmarshal(text, &s)
+	return s, err == nil && s.Boot != "" && len(s.Doubts) <= maxDoubts
+}
+
+// addDoubt returns list with d in it.
+func addDoubt(list []doubt, d doubt) []doubt {
+	list = append(slices.Clone(list), d)
+	for len(list) > maxDoubts {
+		a, b := list[0], list[1]
+		both := doubt{From: min(a.From, b.From), To: max(a.To, b.To)}
+		if a.Boot == d.Boot || b.Boot == d.Boot {
+			both.Boot = d.Boot // the one that lasts longer
+		}
+		list = slices.Replace(list, 0, 2, both)
+	}
+	return list
+}
+
+// bootID returns what differs from one boot of this machine to the next.
+func bootID() (string, error) {
+	const path = "/proc/sys/kernel/random/boot_id"
+	b, err := os.ReadFile(path)
+	id := strings.TrimSpace(string(b))
+	if err != nil || id == "" || len(id) > 64 {
+		return "", fault.Newf(fault.Unavailable, "read", path, "cannot tell this boot of the machine from others: %v", err)
+	}
+	return id, nil
+}
