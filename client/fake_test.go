@@ -1,0 +1,158 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pmxfs/internal/wire"
+)
+
+// pair returns the two ends of a socket pair.
+func pair(t testing.TB) (a, b net.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		if ends[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	return ends[0], ends[1]
+}
+
+// A packet as the fake server reads it.
+type packet struct {
+	wire.Header
+	payload []byte
+}
+
+// A fake is a server whose answers a test writes. Each connection gets handle on
+// a goroutine of its own.
+type fake struct {
+	t        testing.TB
+	features wire.Features
+	handle   func(f *fakeConn)
+
+	mu    sync.Mutex
+	dials int
+	open  sync.WaitGroup
+}
+
+type fakeConn struct {
+	t    testing.TB
+	nr   int // which connection this is, from 1
+	conn net.Conn
+	r    *wire.Reader
+	mu   sync.Mutex
+	w    *wire.Writer
+}
+
+func (f *fake) dial(context.Context) (net.Conn, error) {
+	a, b := pair(f.t)
+	f.mu.Lock()
+	f.dials++
+	fc := &fakeConn{t: f.t, nr: f.dials, conn: b, r: wire.NewReader(b), w: wire.NewWriter(b)}
+	f.mu.Unlock()
+	f.open.Go(func() {
+		defer b.Close()
+		fc.send(0, wire.TypeHello, wire.Hello{Version: 1, Features: f.features}.Append(nil))
+		f.handle(fc)
+	})
+	return a, nil
+}
+
+// next reads a packet; ok is false at the end.
+func (f *fakeConn) next() (p packet, ok bool) {
+	h, err := f.r.Next()
+	if err != nil {
+		return packet{}, false
+	}
+	body, err := io.ReadAll(f.r)
+	if err != nil {
+		return packet{}, false
+	}
+	return packet{h, body}, true
+}
+
+func (f *fakeConn) send(id uint8, t wire.Type, parts ...[]byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.w.Write(id, t, parts...)
+}
+
+// blob sends a chunk as stored, in parts of at most n bytes.
+func (f *fakeConn) blob(id uint8, d Digest, data []byte, n int) {
+	for off := 0; off < len(data); {
+		part := data[off:min(off+n, len(data))]
+		f.send(id, wire.TypeBlob, wire.BlobHeader{Offset: uint64(off), Total: uint64(len(data)), Digest: d}.Append(nil), part)
+		off += len(part)
+	}
+}
+
+func newFake(t testing.TB, features wire.Features, handle func(f *fakeConn)) (*Client, *fake) {
+	t.Helper()
+	f := &fake{t: t, features: features, handle: handle}
+	c, err := New(t.Context(), Config{Dial: f.dial, RetryFor: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		f.open.Wait()
+	})
+	return c, f
+}
+
+func digest(i int) Digest { return Digest{byte(i), byte(i >> 8), 1} }
+
+// contents of chunk i of the fake.
+func contents(d Digest) []byte { return bytes.Repeat(d[:2], 1000*(1+int(d[0]))) }
+
+// serveBlobs answers DownloadBlobs in turn.
+func serveBlobs(f *fakeConn) {
+	for {
+		p, ok := f.next()
+		if !ok {
+			return
+		}
+		if p.Type != wire.TypeDownloadBlobs {
+			continue
+		}
+		m, err := wire.ParseDownloadBlobs(p.payload)
+		if err != nil {
+			f.t.Error(err)
+			return
+		}
+		for _, d := range m.Digests {
+			f.blob(p.ID, d, contents(d), 700)
+		}
+	}
+}
+
+// collect fetches digests and returns what was delivered.
+func collect(ctx context.Context, c *Client, digests []Digest, opt FetchOptions) (got [][]byte, errs []error, err error) {
+	got, errs = make([][]byte, len(digests)), make([]error, len(digests))
+	next := 0
+	err = c.Fetch(ctx, digests, opt, func(i int, r Raw, e error) {
+		if i != next {
+			e = errors.New("delivered out of order")
+		}
+		next++
+		got[i], errs[i] = r.Data, e
+	}).Wait()
+	return got, errs, err
+}
