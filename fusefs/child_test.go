@@ -7,11 +7,16 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/signal"
+	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // childFlag makes the test binary one of the readers below instead: what looks
@@ -19,12 +24,14 @@ import (
 const childFlag = "-as-a-reader"
 
 var readers = map[string]func(args []string) error{
-	"seq":    readSequential,
-	"random": readRandom,
-	"signal": readSignalled,
-	"errno":  readErrno,
-	"rate":   readRate,
-	"iops":   readIOPS,
+	"seq":         readSequential,
+	"random":      readRandom,
+	"signal":      readSignalled,
+	"hold":        readAndHold,
+	"errno":       readErrno,
+	"interrupted": readInterrupted,
+	"rate":        readRate,
+	"iops":        readIOPS,
 }
 
 func TestMain(m *testing.M) {
@@ -152,6 +159,40 @@ func readErrno(args []string) error {
 	errno, _ := err.(syscall.Errno)
 	fmt.Printf("read %d %d\n", n, errno)
 	return nil
+}
+
+// interrupted FILE: is errno, sent SIGUSR1 again and again by its other threads.
+// Go installs its handlers with SA_RESTART, and never sees EINTR from most
+// calls: but that of a file system is handed on.
+func readInterrupted(args []string) error {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
+	runtime.LockOSThread()
+	tid := syscall.Gettid()
+	go func() {
+		for {
+			time.Sleep(time.Millisecond)
+			unix.Tgkill(os.Getpid(), tid, syscall.SIGUSR1)
+		}
+	}()
+	return readErrno(args)
+}
+
+// hold FILE OFFSETS: reads a page at each offset, says so, and keeps the file
+// open until its input ends.
+func readAndHold(args []string) error {
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, off := range strings.Fields(args[1]) {
+		if _, err := f.ReadAt(make([]byte, 4096), number(off)); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+	}
+	fmt.Println("held")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
 }
 
 // rate FILE BLOCK: prints the MB/s of reading all of a file.

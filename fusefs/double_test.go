@@ -64,7 +64,7 @@ type memDir struct {
 	lookup   func(context.Context, string) (tree.Node, error) // overrides Lookup, and lets TryLookup always wait
 	list     func(context.Context) (tree.Listing, error)      // overrides List
 	looked   atomic.Int64                                     // lookups that came here
-	listed   atomic.Int64
+	lists    atomic.Int64
 }
 
 type child struct {
@@ -110,13 +110,18 @@ func (d *memDir) TryLookup(name string) (tree.Node, error, bool) {
 }
 
 func (d *memDir) List(ctx context.Context) (tree.Listing, error) {
-	d.listed.Add(1)
+	d.lists.Add(1)
 	if d.list != nil {
 		return d.list(ctx)
 	}
 	if d.names != nil {
 		return d.names, nil
 	}
+	return d.listed(ctx), nil
+}
+
+// listed returns the children as a listing.
+func (d *memDir) listed(ctx context.Context) tree.Listing {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l := memListing{immutable: d.attr.Immutable}
@@ -124,7 +129,7 @@ func (d *memDir) List(ctx context.Context) (tree.Listing, error) {
 		a, _ := c.node.Attr(ctx)
 		l.entries = append(l.entries, tree.Entry{Name: c.name, Ino: a.Ino, Type: uint8(a.Mode >> 12)})
 	}
-	return l, nil
+	return l
 }
 
 type memListing struct {
@@ -175,7 +180,11 @@ func (f *memFile) Open(context.Context) (tree.Handle, error) {
 	if f.chunk == 0 {
 		return &memHandle{f}, nil
 	}
-	return &memChunks{memHandle{f}}, nil
+	return &memChunks{memHandle{f}, func() {
+		if f.borrowed.Add(-1) < 0 {
+			panic("released twice")
+		}
+	}}, nil
 }
 
 type memHandle struct{ *memFile }
@@ -218,7 +227,10 @@ func (h *memHandle) count(n int) {
 }
 
 // memChunks is a handle with chunks. It lends if the file has data.
-type memChunks struct{ memHandle }
+type memChunks struct {
+	memHandle
+	back func() // release of all its chunks
+}
 
 func (h *memChunks) Random() bool { return h.random }
 
@@ -249,19 +261,14 @@ func (h *memChunks) Lend(off int64, n int) (tree.Chunk, bool) {
 	return h.borrow(start, h.data[:have]), true
 }
 
+// borrow counts what is borrowed, and allocates nothing.
 func (h *memChunks) borrow(start int64, data []byte) tree.Chunk {
 	h.borrowed.Add(1)
-	var once atomic.Bool
 	c := struct {
 		start   int64
 		data    []byte
 		release func()
-	}{start, data, func() {
-		if once.Swap(true) {
-			panic("released twice")
-		}
-		h.borrowed.Add(-1)
-	}}
+	}{start, data, h.back}
 	return *(*tree.Chunk)(unsafe.Pointer(&c))
 }
 

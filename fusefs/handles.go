@@ -1,6 +1,8 @@
 package fusefs
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -9,44 +11,57 @@ import (
 	"pmxfs/internal/tree"
 )
 
-// A handle is an open file or directory.
-type handle interface {
-	// release is called when the kernel, or whoever else held it, is done.
-	release()
-}
-
-// handles is the table of what is open.
+// handles is the table of what is open: *fileHandle or *dirHandle.
 type handles struct {
-	mu   sync.RWMutex
-	m    map[fuse.HandleID]handle
-	last fuse.HandleID
+	mu    sync.RWMutex
+	m     map[fuse.HandleID]any
+	opens map[fuse.NodeID]int // of files that are open
+	last  fuse.HandleID
 }
 
-func (t *handles) init() { t.m = make(map[fuse.HandleID]handle) }
+func (t *handles) init() {
+	t.m = make(map[fuse.HandleID]any)
+	t.opens = make(map[fuse.NodeID]int)
+}
 
-func (t *handles) add(h handle) fuse.HandleID {
+func (t *handles) add(h any) fuse.HandleID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.last++
 	t.m[t.last] = h
+	if f, ok := h.(*fileHandle); ok {
+		t.opens[f.id]++
+	}
 	return t.last
 }
 
-func (t *handles) get(id fuse.HandleID) handle {
+func (t *handles) get(id fuse.HandleID) any {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.m[id]
+}
+
+// open reports whether anybody has the file open.
+func (t *handles) open(id fuse.NodeID) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.opens[id] > 0
 }
 
 // release closes a handle. The kernel asks for it after the last request on it
 // was answered.
 func (t *handles) release(id fuse.HandleID) {
 	t.mu.Lock()
-	h := t.m[id]
+	f, ok := t.m[id].(*fileHandle)
 	delete(t.m, id)
+	if ok {
+		if t.opens[f.id]--; t.opens[f.id] == 0 {
+			delete(t.opens, f.id)
+		}
+	}
 	t.mu.Unlock()
-	if h != nil {
-		h.release()
+	if ok {
+		f.drop()
 	}
 }
 
@@ -54,11 +69,10 @@ func (t *handles) release(id fuse.HandleID) {
 // RELEASE.
 func (t *handles) closeAll() {
 	t.mu.Lock()
-	m := t.m
-	t.m = make(map[fuse.HandleID]handle)
+	ids := slices.Collect(maps.Keys(t.m))
 	t.mu.Unlock()
-	for _, h := range m {
-		h.release()
+	for _, id := range ids {
+		t.release(id)
 	}
 }
 
@@ -69,42 +83,26 @@ func (t *handles) len() int {
 	return len(t.m)
 }
 
-// A fileHandle is an open file. It counts its holders: the kernel, and the
-// pusher while it pushes.
+// A fileHandle is an open file. It counts its holders: the kernel, and whoever
+// is to push what was read from it.
 type fileHandle struct {
 	tree.Handle
 	id     fuse.NodeID
-	size   int64            // as it was opened
+	size   int64            // as it was opened; -1: unknown
 	chunks tree.ChunkHandle // the same, if it can hand on chunks
 	lender lender           // the same, if it can lend what is read
 	holds  atomic.Int32
-	closed atomic.Bool // by the kernel
 }
 
-// hold takes part in keeping h open. It fails if the kernel has closed it.
-func (h *fileHandle) hold() bool {
-	for {
-		n := h.holds.Load()
-		if n == 0 || h.closed.Load() {
-			return false
-		}
-		if h.holds.CompareAndSwap(n, n+1) {
-			return true
-		}
-	}
-}
+// hold keeps h from being closed. Only who has a hold may take another: the
+// kernel has one until RELEASE, which it sends after the last reply.
+func (h *fileHandle) hold() { h.holds.Add(1) }
 
 // drop is the end of a hold.
 func (h *fileHandle) drop() {
 	if h.holds.Add(-1) == 0 {
 		h.Close()
 	}
-}
-
-// release is the kernel's drop.
-func (h *fileHandle) release() {
-	h.closed.Store(true)
-	h.drop()
 }
 
 // A dirHandle is an open directory and the listing it is being read from.
@@ -114,5 +112,3 @@ type dirHandle struct {
 	mu     sync.Mutex
 	list   tree.Listing // nil until it is asked for
 }
-
-func (h *dirHandle) release() {}

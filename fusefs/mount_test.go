@@ -20,7 +20,7 @@ const deadline = 60 * time.Second
 // dir: children do (run).
 type mounted struct {
 	*Server
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	dev  string // "0:47"
 	log  *bytes.Buffer
@@ -29,7 +29,7 @@ type mounted struct {
 
 // mountTree mounts a tree, and unmounts it at the end of the test whatever
 // happens.
-func mountTree(t *testing.T, cfg Config, o MountOptions) *mounted {
+func mountTree(t testing.TB, cfg Config, o MountOptions) *mounted {
 	t.Helper()
 	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
 		t.Skipf("needs FUSE: %v", err)
@@ -88,12 +88,11 @@ func (m *mounted) unmount() {
 	m.ended()
 }
 
-// abort cuts the kernel's connection.
+// abort cuts the kernel's connection: requests under way fail.
 func (m *mounted) abort() {
+	m.try("umount", "-f", m.dir)
 	_, minor, _ := strings.Cut(m.dev, ":")
-	if err := os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0); err != nil {
-		m.t.Logf("abort: %v", err)
-	}
+	os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0) // where fusectl is mounted
 }
 
 // ended waits for Serve to return.
@@ -120,7 +119,7 @@ func (m *mounted) try(name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = "/"
 	cmd.WaitDelay = time.Second
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "GORACE=atexit_sleep_ms=0") // race detectors sleep before they exit
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(out))
@@ -154,4 +153,38 @@ func (m *mounted) tryChild(args ...string) (string, error) {
 		return "", err
 	}
 	return m.try(exe, append([]string{childFlag}, args...)...)
+}
+
+// hold starts a reader that reads a page at each of the offsets of a file, and
+// keeps it open until stop is called. It has read them when hold returns.
+func (m *mounted) hold(file string, offsets ...int64) (stop func()) {
+	m.t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	cmd := exec.CommandContext(ctx, exe, childFlag, "hold", file, strings.Trim(fmt.Sprint(offsets), "[]"))
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	if n, err := out.Read(make([]byte, 1)); n == 0 {
+		m.t.Errorf("%s is not held open: %v", file, err)
+	}
+	return func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			m.t.Error(err)
+		}
+		cancel()
+	}
 }

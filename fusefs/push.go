@@ -48,13 +48,11 @@ type pushed struct {
 
 func (p *pusher) init() { p.queue = make(chan pushJob, pushQueue) }
 
-// offer asks for the chunk around off to be pushed. It never waits.
-func (p *pusher) offer(s *Server, h *fileHandle, off int64) {
-	if !h.hold() {
-		return
-	}
+// offer asks for the chunk around off to be pushed, and takes over a hold of h.
+// It never waits.
+func (s *Server) offer(h *fileHandle, off int64) {
 	select {
-	case p.queue <- pushJob{h, off}:
+	case s.push.queue <- pushJob{h, off}:
 	default:
 		s.stats.pushDrops.Add(1)
 		h.drop()
@@ -105,7 +103,7 @@ func (s *Server) pushOne(job pushJob) {
 	}()
 	h := job.h
 	defer h.drop()
-	if h.closed.Load() {
+	if !s.handles.open(h.id) {
 		return
 	}
 	c, ok := h.chunks.Cached(job.off)
@@ -127,7 +125,7 @@ func (s *Server) store(h *fileHandle, c tree.Chunk) {
 		return
 	}
 	for off := from; off < to; off += pushPiece {
-		if h.closed.Load() {
+		if !s.handles.open(h.id) {
 			return
 		}
 		data := c.Data[off-c.Start : min(off+pushPiece, to)-c.Start]

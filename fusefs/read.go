@@ -54,20 +54,12 @@ func (s *Server) readFile(r *fuse.ReadRequest) {
 // lend answers a READ out of c.
 func (s *Server) lend(r *fuse.ReadRequest, h *fileHandle, c tree.Chunk) {
 	data := c.Data[r.Offset-c.Start:]
-	data = data[:min(len(data), r.Size)]
-	push := s.random(h)
-	off := r.Offset
-	s.stats.readBytes.Add(int64(len(data)))
-	r.Respond(&fuse.ReadResponse{Data: data})
-	s.giveBack(c)
-	if push {
-		s.push.offer(s, h, off)
-	}
+	s.answer(r, h, data[:min(len(data), r.Size)], c)
 }
 
 // readDone answers a READ with what ReadAt made of it.
 func (s *Server) readDone(ctx context.Context, r *fuse.ReadRequest, h *fileHandle, buf []byte, n int, err error) {
-	if err == nil && n < r.Size && h.size >= 0 && r.Offset+int64(n) < h.size {
+	if err == nil && n < r.Size && r.Offset+int64(n) < h.size {
 		// The kernel would fill the rest with zeros and tell nobody.
 		err = fault.Newf(fault.Corrupt, "read", "", "only %d of %d bytes at %d of %d", n, r.Size, r.Offset, h.size)
 	}
@@ -75,18 +67,25 @@ func (s *Server) readDone(ctx context.Context, r *fuse.ReadRequest, h *fileHandl
 		s.fail(ctx, r, "read", err)
 		return
 	}
-	push := s.random(h)
-	off := r.Offset
-	s.stats.readBytes.Add(int64(n))
-	r.Respond(&fuse.ReadResponse{Data: buf[:n]})
-	if push {
-		s.push.offer(s, h, off)
-	}
+	s.answer(r, h, buf[:n], tree.Chunk{})
 }
 
-// random reports whether pushing pays for h just now.
-func (s *Server) random(h *fileHandle) bool {
-	return !s.cfg.NoPush && h.chunks != nil && h.chunks.Random()
+// answer sends data. What it does afterwards does not keep the reader waiting;
+// what that needs is taken before, as the kernel may close h any time after.
+func (s *Server) answer(r *fuse.ReadRequest, h *fileHandle, data []byte, lent tree.Chunk) {
+	push := !s.cfg.NoPush && h.chunks != nil && h.chunks.Random()
+	if push {
+		h.hold()
+	}
+	off := r.Offset
+	s.stats.readBytes.Add(int64(len(data)))
+	r.Respond(&fuse.ReadResponse{Data: data})
+	if lent.Data != nil {
+		s.giveBack(lent)
+	}
+	if push {
+		s.offer(h, off)
+	}
 }
 
 // giveBack releases a chunk, after the reply.

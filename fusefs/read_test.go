@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 )
 
@@ -38,5 +39,35 @@ func TestRequestSize(t *testing.T) {
 	}
 	if got := f.reads.Load(); got > 16<<20/maxRead+8 {
 		t.Errorf("%d READs", got)
+	}
+}
+
+// raceDetector says that allocations count for nothing.
+var raceDetector bool
+
+// A READ that is lent costs what bazil makes of it and no more: the request, and
+// the buffer of the reply.
+func TestReadAllocations(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector allocates")
+	}
+	const size = 256 << 20
+	f := newFile(2, size)
+	f.chunk = 4 << 20
+	f.data = make([]byte, f.chunk)
+	m := mountTree(t, Config{Root: newDir(1, child{"f", f})}, MountOptions{})
+	m.run(`stat $M/f`)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	reads := m.Stats().Reads
+	m.child("rate", m.dir+"/f", "1048576")
+	reads = m.Stats().Reads - reads
+	runtime.ReadMemStats(&after)
+	const others = 500 // starting the child
+	if got := int64(after.Mallocs - before.Mallocs); got > 2*reads+others+4*reads/100 {
+		t.Errorf("%d allocations for %d READs", got, reads)
+	}
+	if got, most := int64(after.TotalAlloc-before.TotalAlloc), reads*(maxRead+8192+1024)+4<<20; got > most {
+		t.Errorf("%d bytes allocated for %d READs of %d", got, reads, maxRead)
 	}
 }

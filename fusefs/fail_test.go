@@ -1,0 +1,258 @@
+package fusefs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"pmxfs/internal/fault"
+	"pmxfs/internal/tree"
+)
+
+func TestErrno(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want syscall.Errno
+	}{
+		{fault.New(fault.NotFound, "op", "x", nil), syscall.ENOENT},
+		{fault.New(fault.Denied, "op", "x", nil), syscall.EACCES},
+		{fault.New(fault.Corrupt, "op", "x", nil), syscall.EIO},
+		{fault.New(fault.Unavailable, "op", "x", nil), syscall.EIO},
+		{fault.New(fault.Invalid, "op", "x", nil), syscall.EINVAL},
+		{fault.New(fault.Exists, "op", "x", nil), syscall.EEXIST},
+		{fault.New(fault.Canceled, "op", "x", nil), syscall.EINTR},
+		{fault.New(fault.Unsupported, "op", "x", nil), syscall.ENOTSUP},
+		{fault.New(fault.Busy, "op", "x", nil), syscall.EBUSY},
+		{fault.New(fault.NoSpace, "op", "x", nil), syscall.ENOSPC},
+		{fault.Kind(200), syscall.EIO},
+		{errors.New("something"), syscall.EIO},
+		{fmt.Errorf("wrapped: %w", fault.New(fault.Denied, "op", "x", syscall.ENOENT)), syscall.EACCES},
+		{fmt.Errorf("wrapped twice: %w", fmt.Errorf("once: %w", context.Canceled)), syscall.EINTR},
+		{context.DeadlineExceeded, syscall.EIO},
+		{fmt.Errorf("read cache: %w", syscall.ECONNRESET), syscall.EIO},
+		{fmt.Errorf("open: %w", fs.ErrNotExist), syscall.ENOENT},
+	} {
+		if got := errnoOf(c.err); got != c.want {
+			t.Errorf("%v: %v, not %v", c.err, got, c.want)
+		}
+	}
+	if len(errnos) != int(fault.NoSpace)+1 {
+		t.Errorf("%d kinds have an errno", len(errnos))
+	}
+}
+
+// A failed read is EIO for who reads what cannot be read, and for nobody else;
+// never zeros, and never a file that seems shorter.
+func TestFailedReads(t *testing.T) {
+	bad := newFile(2, 1<<20)
+	bad.read = func(ctx context.Context, p []byte, off int64) (int, error) {
+		if off <= 512<<10 && 512<<10 < off+int64(len(p)) {
+			return 0, fault.New(fault.Corrupt, "chunk", "deadbeef", nil)
+		}
+		fill(2, p, off)
+		return int(min(int64(len(p)), 1<<20-off)), nil
+	}
+	short := newFile(3, 1<<20)
+	short.read = func(ctx context.Context, p []byte, off int64) (int, error) {
+		fill(3, p, off)
+		return len(p) - 1, nil
+	}
+	panics := newFile(4, 1<<20)
+	panics.panics = true
+	odd := newFile(5, 4096)
+	odd.read = func(context.Context, []byte, int64) (int, error) { return 0, context.Canceled }
+	m := mountTree(t, Config{Root: newDir(1, child{"bad", bad}, child{"short", short}, child{"panics", panics}, child{"odd", odd}, child{"good", newFile(6, 1<<20)})}, MountOptions{})
+	for _, name := range []string{"short", "panics", "odd"} {
+		if got, want := m.child("errno", m.dir+"/"+name), fmt.Sprintf("read -1 %d", syscall.EIO); got != want {
+			t.Errorf("%s: %s, not %s", name, got, want)
+		}
+	}
+	if _, err := m.tryChild("seq", m.dir+"/bad", "2", "4096"); err == nil || !strings.Contains(err.Error(), "input/output error") {
+		t.Errorf("the broken file: %v", err)
+	}
+	m.run(`dd if=$M/bad of=/dev/null bs=4k count=127 status=none; dd if=$M/bad of=/dev/null bs=4k skip=129 status=none`)
+	m.child("seq", m.dir+"/good", "6", "4096")
+	if got := m.Stats(); got.Panics == 0 || got.Errors == 0 {
+		t.Errorf("not counted: %+v", got)
+	}
+	m.unmount()
+	for _, want := range []string{"deadbeef", "a defect"} {
+		if !strings.Contains(m.log.String(), want) {
+			t.Errorf("no %s in the log:\n%s", want, m.log)
+		}
+	}
+}
+
+// An open that fails says why by its errno.
+func TestFailedOpen(t *testing.T) {
+	m := mountTree(t, Config{Root: newDir(1, child{"secret", denied{newFile(2, 10)}})}, MountOptions{})
+	if _, err := m.try("cat", m.dir+"/secret"); err == nil || !strings.Contains(err.Error(), "Permission denied") {
+		t.Error(err)
+	}
+}
+
+type denied struct{ *memFile }
+
+func (denied) Open(context.Context) (tree.Handle, error) {
+	return nil, fault.Newf(fault.Denied, "open", "secret", "encrypted")
+}
+
+// Somebody who interrupts himself all the time, as programs in Go do, reads
+// everything and sees no error, even if every single read has to wait.
+func TestInterruptedReads(t *testing.T) {
+	slow := newFile(2, 2<<20)
+	slow.read = func(ctx context.Context, p []byte, off int64) (int, error) {
+		select {
+		case <-ctx.Done():
+			return 0, fmt.Errorf("wait: %w", ctx.Err())
+		case <-time.After(2 * time.Millisecond):
+		}
+		fill(2, p, off)
+		return int(min(int64(len(p)), 2<<20-off)), nil
+	}
+	for _, after := range []time.Duration{0, time.Nanosecond} { // not heard, heard at once
+		m := mountTree(t, Config{Root: newDir(1, child{"slow", slow}), InterruptAfter: after}, MountOptions{})
+		m.child("signal", m.dir+"/slow", "2")
+		m.unmount()
+	}
+}
+
+// An interrupt ends the wait of the reader that it is for, with EINTR.
+func TestInterrupt(t *testing.T) {
+	started, gate := make(chan struct{}, 10), make(chan struct{})
+	var left atomic.Int64
+	stuck := newFile(2, 4096)
+	stuck.direct = true // pages are waited for in a way that only dying interrupts
+	stuck.read = func(ctx context.Context, p []byte, off int64) (int, error) {
+		started <- struct{}{}
+		select {
+		case <-ctx.Done():
+			left.Add(1)
+			return 0, fault.New(fault.Unknown, "wait", "", ctx.Err())
+		case <-gate:
+		}
+		fill(2, p, off)
+		return 4096, nil
+	}
+	m := mountTree(t, Config{Root: newDir(1, child{"stuck", stuck}), InterruptAfter: 10 * time.Millisecond}, MountOptions{})
+	// The signal has a handler, so it kills nobody.
+	out := make(chan string, 1)
+	go func() {
+		got, err := m.tryChild("interrupted", m.dir+"/stuck")
+		out <- fmt.Sprint(strings.TrimSpace(got), err)
+	}()
+	<-started
+	select {
+	case got := <-out:
+		if want := fmt.Sprintf("read -1 %d<nil>", syscall.EINTR); got != want {
+			t.Errorf("the reader says %s, not %s", got, want)
+		}
+	case <-time.After(deadline):
+		close(gate)
+		t.Fatal("the reader is still waiting")
+	}
+	if left.Load() == 0 {
+		t.Error("the read goes on without its reader")
+	}
+	close(gate)
+	m.child("seq", m.dir+"/stuck", "2", "4096")
+}
+
+// Many slow reads keep nobody from being served.
+func TestSlowReads(t *testing.T) {
+	gate := make(chan struct{})
+	var waiting atomic.Int64
+	root := newDir(1, child{"quick", newFile(2, 1<<20)})
+	for i := range 40 {
+		f := newFile(uint64(100+i), 4096)
+		f.read = func(ctx context.Context, p []byte, off int64) (int, error) {
+			waiting.Add(1)
+			select {
+			case <-gate:
+			case <-ctx.Done():
+			}
+			fill(f.seed, p, off)
+			return 4096, nil
+		}
+		root.add(fmt.Sprintf("slow%d", i), f)
+	}
+	m := mountTree(t, Config{Root: root}, MountOptions{})
+	done := make(chan error, 1)
+	go func() {
+		_, err := m.try("sh", "-c", "cat "+m.dir+"/slow0 >/dev/null; cd "+m.dir+"; for i in slow*; do cat $i >/dev/null & done; wait")
+		done <- err
+	}()
+	eventually(t, "a reader", func() bool { return waiting.Load() > 0 })
+	m.child("seq", m.dir+"/quick", "2", "65536")
+	m.run(`ls -l $M`)
+	close(gate)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A lazy unmount lets readers go on to their end; a connection that is cut fails
+// them. Either way Serve returns, and every handle is closed and every chunk
+// given back.
+func TestUnmountUnderLoad(t *testing.T) {
+	for _, how := range []string{"lazy", "cut"} {
+		t.Run(how, func(t *testing.T) {
+			busy := newFile(2, 1<<30)
+			busy.chunk, busy.random = 1<<20, true
+			busy.data = make([]byte, 1<<20)
+			gate := make(chan struct{})
+			var waiting atomic.Int64
+			stuck := newFile(3, 4096)
+			stuck.read = func(ctx context.Context, p []byte, off int64) (int, error) {
+				waiting.Add(1)
+				select {
+				case <-gate:
+					fill(3, p, off)
+					return 4096, nil
+				case <-ctx.Done():
+					return 0, ctx.Err()
+				}
+			}
+			m := mountTree(t, Config{Root: newDir(1, child{"busy", busy}, child{"stuck", stuck})}, MountOptions{})
+			readers := make(chan error, 3)
+			for _, args := range [][]string{{"rate", m.dir + "/busy", "131072"}, {"iops", m.dir + "/busy", "2", "1000"}, {"seq", m.dir + "/stuck", "3", "4096"}} {
+				go func() {
+					_, err := m.tryChild(args...)
+					readers <- err
+				}()
+			}
+			eventually(t, "the readers", func() bool { return waiting.Load() > 0 && busy.reads.Load() > 100 })
+			if how == "lazy" {
+				if _, err := m.try("fusermount3", "-u", "-z", m.dir); err != nil {
+					t.Error(err)
+				}
+				close(gate)
+			} else {
+				m.abort()
+			}
+			for range 3 {
+				select {
+				case err := <-readers:
+					if (err == nil) != (how == "lazy") {
+						t.Errorf("a reader says: %v", err)
+					}
+				case <-time.After(deadline):
+					t.Error("a reader hangs")
+				}
+			}
+			m.try("fusermount3", "-u", "-z", m.dir)
+			m.ended()
+			for _, f := range []*memFile{busy, stuck} {
+				if f.opens.Load() != f.closes.Load() || f.borrowed.Load() != 0 {
+					t.Errorf("file %d: opened %d times, closed %d, %d chunks kept", f.ino, f.opens.Load(), f.closes.Load(), f.borrowed.Load())
+				}
+			}
+		})
+	}
+}

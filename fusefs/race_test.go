@@ -1,0 +1,5 @@
+//go:build race
+
+package fusefs
+
+func init() { raceDetector = true }
