@@ -9,7 +9,7 @@ import (
 )
 
 // DigestSize is the length of a digest on the wire.
-const DigestSize = len(index.Digest{})
+const DigestSize = 32
 
 // A cursor takes fields off the front of a payload. Past the end it yields zeros
 // and remembers; end tells.
@@ -109,8 +109,8 @@ func fit(s string, limit int) string {
 	return s
 }
 
-// ParseEmpty checks the payload of a packet that has none: BackupFinished,
-// GetStatus, UploadChunk's Ok excepted, since a peer may put something there.
+// ParseEmpty checks the payload of a packet that has none: BackupFinished or
+// GetStatus. That of an Ok is not looked at, since a peer may put something there.
 func ParseEmpty(t Type, payload []byte) error {
 	c := cursor{b: payload}
 	return c.end(t)

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
@@ -19,8 +20,8 @@ const (
 // A Reader takes packets from a byte stream: Next for each header, then Read,
 // ReadFull, Head or Payload for as much of the payload as is wanted. It allocates
 // its buffer once and nothing on the word of a length field. One goroutine uses
-// it at a time. Errors of the stream, and framing violations, stay: every later
-// call returns the same one.
+// it at a time. Errors of the stream and framing violations stay: what had
+// been received before them can still be taken, then every call returns them.
 type Reader struct {
 	src     io.Reader
 	buf     []byte // bytes received and not yet taken are buf[r:w]
@@ -224,7 +225,7 @@ func (r *Reader) receive(p []byte) (int, error) {
 
 // inside turns the end of the stream within a packet into what it is.
 func (r *Reader) inside(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		r.err = io.ErrUnexpectedEOF
 		return r.err
 	}
