@@ -2,17 +2,150 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net"
+	"time"
 
 	"pmxfs/internal/fault"
+	"pmxfs/internal/wire"
+)
+
+const (
+	// farewellTime is how long an Error that ends the connection may take to be
+	// sent, and then the peer to notice.
+	farewellTime = 5 * time.Second
+	lingerTime   = time.Second
+	// drainTime is how long each packet may take once the peer has ended its
+	// side: most likely it has gone.
+	drainTime = 30 * time.Second
 )
 
 // Serve works conn from the Hello to its end, and closes it. When it returns,
 // everything that the connection had left unfinished is undone and nothing of it
-// runs any more. It returns nil when the peer closed the connection between two
+// runs any more. It returns nil when the peer ended the connection between two
 // packets, else why the connection ended: a *wire.FramingError, the connection's
 // own error, or that of ctx, whose end ends the connection.
+//
+// A peer that ends only its own side is sent the answers to what it had asked.
 func Serve(ctx context.Context, conn net.Conn, cfg Config) error {
-	defer conn.Close()
-	return fault.New(fault.Unsupported, "serve", "", nil)
+	c := newConn(ctx, conn, cfg)
+	stop := context.AfterFunc(c.ctx, func() { conn.Close() })
+	defer stop()
+
+	written := make(chan error, 1)
+	c.spawn(func() {
+		err := c.write()
+		if err != nil {
+			c.cancel(err)
+		}
+		written <- err
+	})
+	err := c.read(wire.NewReader(conn))
+	var framing *wire.FramingError
+	switch {
+	case errors.As(err, &framing):
+		c.sayFarewell(framing.Header.ID, err)
+		c.linger(written)
+	case err == io.EOF:
+		if err = c.drain(written); err != nil && ctx.Err() == nil {
+			c.log.Debug("the peer left before its answers were sent", "err", err)
+			err = nil
+		}
+	}
+	if cause := context.Cause(c.ctx); cause != nil && framing == nil {
+		err = cause // what made the reader fail
+	}
+	c.cancel(errEnded)
+	c.undo(errEnded)
+	return err
+}
+
+// sayFarewell makes an Error the last packet of the connection.
+func (c *conn) sayFarewell(id uint8, err error) {
+	c.nc.SetWriteDeadline(time.Now().Add(farewellTime))
+	c.mu.Lock()
+	c.farewell = wire.AppendPacket(nil, id, wire.TypeError, wire.FromError(err).Append(nil))
+	c.mu.Unlock()
+	c.wakeWriter()
+}
+
+// linger waits until the last packet is written, and then a moment for the peer
+// to read it: to close a socket that holds unread bytes is to reset it, and a
+// reset overtakes what was sent.
+func (c *conn) linger(written <-chan error) {
+	if <-written != nil {
+		return
+	}
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.nc.SetReadDeadline(time.Now().Add(lingerTime))
+	io.Copy(io.Discard, c.nc)
+}
+
+// drain answers what was asked before the peer ended its side. Streams without a
+// BackupFinished will never have one.
+func (c *conn) drain(written <-chan error) error {
+	c.mu.Lock()
+	c.draining = true
+	var dead []*request
+	for _, r := range c.ids {
+		if r != nil && (r.stream != nil && !r.stream.complete || r.upload != nil && r.upload.partial) {
+			dead = append(dead, r)
+		}
+	}
+	c.mu.Unlock()
+	for _, r := range dead {
+		c.giveUp(r, fmt.Errorf("%w before it was complete", errEnded))
+	}
+	c.wakeWriter()
+	c.nc.SetWriteDeadline(time.Now().Add(drainTime)) // the writer's current packet
+	err := <-written
+	if cause := context.Cause(c.ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// undo ends what the connection left, when its context has ended.
+func (c *conn) undo(why error) {
+	c.mu.Lock()
+	var left []*request
+	for _, r := range c.ids {
+		if r != nil {
+			left = append(left, r)
+		}
+	}
+	c.mu.Unlock()
+	for _, r := range left {
+		c.giveUp(r, why)
+	}
+	c.wg.Wait()
+	c.mu.Lock()
+	var sources []source
+	for _, r := range c.ids {
+		if r != nil && r.src != nil {
+			sources = append(sources, r.src)
+			r.src = nil
+		}
+	}
+	c.mu.Unlock()
+	for _, s := range sources {
+		s.close()
+	}
+	c.closeSnapshots()
+	c.nc.Close()
+	c.buffers.drop()
+}
+
+// canceled returns err, or if that is because ctx has ended, the error that the
+// peer shall see.
+func canceled(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return fault.New(fault.Canceled, "", "", errors.New("the request was given up"))
+	}
+	return err
 }

@@ -1,0 +1,167 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+
+	"pmxfs/internal/blob"
+	"pmxfs/internal/ref"
+	"pmxfs/internal/store"
+	"pmxfs/internal/wire"
+)
+
+// Bounds of what a connection does at once. Memory in bytes.
+const (
+	maxStreams = 128 // as the protocol says, so that ids remain for uploads and reads
+
+	uploadScratch = 40 << 20 // for decoding and encoding uploads
+	answerMemory  = 40 << 20 // for chunks that are decoded to be sent
+	indexMemory   = 96 << 20 // for indexes whose digests are sent; a longer one comes alone
+
+	maxPrepared = 16 // lists and files that are being read or sent
+	maxLookups  = 4  // data packets and HasChunks that look for chunks; each may decode one
+)
+
+// A conn is one connection. Goroutines: the reader, which is Serve's own; the
+// writer; workers for uploads; one for each stream that has something to do; one
+// for each request that is being prepared. No lock is held over I/O.
+type conn struct {
+	cfg      Config
+	store    *store.Store
+	features wire.Features
+	log      *slog.Logger
+	nc       net.Conn
+	sink     *sink
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup // everything but the reader
+
+	budget  *budget
+	buffers *buffers
+	uploads *uploads
+	known   *known
+
+	prepared *semaphore.Weighted // maxPrepared
+	lookups  *semaphore.Weighted // maxLookups
+	decoding *semaphore.Weighted // answerMemory
+	indexes  *semaphore.Weighted // indexMemory
+	decoders chan *blob.Decoder  // those not in use
+
+	wake  chan struct{} // for the writer
+	batch []byte        // the writer's
+
+	mu       sync.Mutex
+	changed  *sync.Cond // a stream or a snapshot has ended, or the connection
+	ids      [256]*request
+	inFlight int       // how many of ids are taken
+	dropping [256]bool // a stream ended here with an Error: late data packets are dropped
+	strays   [256]bool // an Error about a stray packet waits to be sent
+	streams  int
+	snaps    map[ref.Snapshot]*snapshot
+
+	ready       []*request // whose turn it is to send
+	speculative []*request // the same; served when ready is empty and nothing is demanded
+	demanded    int        // requests for chunks, not speculative, that are not answered whole
+
+	farewell     []byte // the last packet: an Error that says why the connection ends
+	farewellSent bool
+	draining     bool // the peer sends nothing more
+}
+
+func newConn(ctx context.Context, nc net.Conn, cfg Config) *conn {
+	c := &conn{cfg: cfg, store: cfg.Store, features: cfg.Features, log: cfg.Log, nc: nc, sink: newSink(nc),
+		wake: make(chan struct{}, 1), snaps: map[ref.Snapshot]*snapshot{}}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case cfg.Version1:
+		c.features = 0
+	case c.features == 0:
+		c.features = wire.AllFeatures
+	}
+	memory := cfg.Memory
+	if memory == 0 {
+		memory = DefaultMemory
+	}
+	memory = max(memory, MinMemory)
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.changed = sync.NewCond(&c.mu)
+	c.budget = newBudget(memory)
+	c.buffers = &buffers{limit: memory + uploadScratch + answerMemory}
+	c.uploads = newUploads(c)
+	c.known = newKnown()
+	c.prepared = semaphore.NewWeighted(maxPrepared)
+	c.lookups = semaphore.NewWeighted(maxLookups)
+	c.decoding = semaphore.NewWeighted(answerMemory)
+	c.indexes = semaphore.NewWeighted(indexMemory)
+	c.decoders = make(chan *blob.Decoder, runtime.GOMAXPROCS(0))
+	return c
+}
+
+func (c *conn) hello() []byte {
+	return wire.Hello{Version: wire.Version, Features: c.features}.Append(nil)
+}
+
+// decoder returns a decoder, to be given back with keep.
+func (c *conn) decoder() *blob.Decoder {
+	select {
+	case d := <-c.decoders:
+		return d
+	default:
+		return blob.NewDecoder()
+	}
+}
+
+func (c *conn) keep(d *blob.Decoder) {
+	select {
+	case c.decoders <- d:
+	default:
+	}
+}
+
+// spawn runs f on a goroutine that Serve waits for.
+func (c *conn) spawn(f func()) {
+	c.wg.Add(1)
+	go func() {
+		defer c.wg.Done()
+		f()
+	}()
+}
+
+// prepare makes the answer of a request on a goroutine of its own, a bounded
+// number at once. make returns the source of an answer, or has answered itself.
+func (c *conn) prepare(r *request, make func(ctx context.Context) (source, error)) {
+	c.spawn(func() {
+		if err := c.prepared.Acquire(r.ctx, 1); err != nil {
+			r.fail(canceled(r.ctx, err))
+			return
+		}
+		src, err := make(r.ctx)
+		if err != nil {
+			r.fail(canceled(r.ctx, err))
+		}
+		if src == nil {
+			c.prepared.Release(1)
+			return
+		}
+		r.attach(&slot{src, c.prepared}, true)
+	})
+}
+
+// A slot is a source that counts among those prepared.
+type slot struct {
+	source
+	sem *semaphore.Weighted
+}
+
+func (s *slot) close() {
+	s.source.close()
+	s.sem.Release(1)
+}

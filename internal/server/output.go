@@ -1,0 +1,202 @@
+package server
+
+import (
+	"slices"
+	"time"
+
+	"pmxfs/internal/wire"
+)
+
+// smallAnswers is how many bytes of ready packets the writer joins into one
+// write: many Oks cost one system call.
+const smallAnswers = 16 << 10
+
+// queueLocked puts the request into the queue that it belongs to, at the end. A
+// speculative one whose answer is an Error is not worth less than others.
+func (r *request) queueLocked() {
+	c := r.c
+	if r.ready {
+		if r.spec && r.final {
+			if i := slices.Index(c.speculative, r); i >= 0 {
+				c.speculative = slices.Delete(c.speculative, i, i+1)
+				c.ready = append(c.ready, r)
+				c.wakeWriter()
+			}
+		}
+		return
+	}
+	r.ready = true
+	if r.spec && !r.final {
+		c.speculative = append(c.speculative, r)
+	} else {
+		c.ready = append(c.ready, r)
+	}
+	c.wakeWriter()
+}
+
+// more says that the source has a packet again.
+func (r *request) more(src source) {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	switch {
+	case r.src != src:
+	case r.sending:
+		r.again = true
+	default:
+		r.queueLocked()
+	}
+}
+
+// demand says that the request asks for chunks that somebody waits for, now or
+// from now on. Until they are sent, nothing speculative is.
+func (r *request) demand() {
+	c := r.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r.final || r.fetch && !r.spec {
+		return
+	}
+	if r.spec && r.ready {
+		i := slices.Index(c.speculative, r)
+		c.speculative = slices.Delete(c.speculative, i, i+1)
+		c.ready = append(c.ready, r)
+	}
+	r.fetch, r.spec = true, false
+	c.demanded++
+}
+
+func (c *conn) wakeWriter() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write is the writer: it sends what is ready, a packet of each request in turn,
+// and chooses only when the connection will take a packet.
+func (c *conn) write() error {
+	k := c.sink
+	if err := k.packet(0, wire.TypeHello, c.hello()); err != nil {
+		return err
+	}
+	for {
+		switch c.pending() {
+		case nothing:
+			select {
+			case <-c.wake:
+				continue
+			case <-c.ctx.Done():
+				return nil
+			}
+		case over:
+			return nil
+		}
+		if err := k.wait(); err != nil {
+			return err
+		}
+		if err := c.writeNext(k); err != nil {
+			return err
+		}
+	}
+}
+
+type pending uint8
+
+const (
+	nothing pending = iota
+	something
+	over // all that will ever be sent has been
+)
+
+func (c *conn) pending() pending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.farewell != nil, len(c.ready) > 0, len(c.speculative) > 0 && c.demanded == 0:
+		return something
+	case c.farewellSent, c.draining && c.inFlight == 0:
+		return over
+	}
+	return nothing
+}
+
+// writeNext writes ready packets, or the next packet of the source whose turn it is.
+func (c *conn) writeNext(k *sink) error {
+	c.mu.Lock()
+	packets, r, src := c.takeLocked()
+	draining := c.draining
+	c.mu.Unlock()
+	if draining {
+		c.nc.SetWriteDeadline(time.Now().Add(drainTime))
+	}
+	if len(packets) > 0 {
+		if err := k.packets(packets); err != nil {
+			return err
+		}
+	}
+	if r == nil {
+		return nil
+	}
+	st, err := src.next(k)
+	c.mu.Lock()
+	r.sending = false
+	gone := r.src != src // somebody has ended the request
+	switch {
+	case gone:
+	case err != nil || st == ended:
+		r.src, gone = nil, true
+	case st == more || r.again:
+		r.queueLocked()
+	}
+	r.again = false
+	c.mu.Unlock()
+	if gone {
+		src.close()
+	}
+	return err
+}
+
+// takeLocked takes ready packets of as many requests as have any, in turn, up to
+// a bound, or the source whose turn it is.
+func (c *conn) takeLocked() (packets []byte, r *request, src source) {
+	packets = c.batch[:0]
+	defer func() {
+		if packets != nil && cap(packets) <= 4*smallAnswers {
+			c.batch = packets
+		}
+	}()
+	if c.farewell != nil {
+		packets = append(packets, c.farewell...)
+		c.farewell, c.farewellSent = nil, true
+		c.ready, c.speculative = nil, nil
+		return packets, nil, nil
+	}
+	for len(packets) < smallAnswers {
+		queue := &c.ready
+		if len(*queue) == 0 {
+			if queue = &c.speculative; len(*queue) == 0 || c.demanded > 0 {
+				break
+			}
+		}
+		r := (*queue)[0]
+		if len(r.packets) == 0 && len(packets) > 0 && r.src != nil {
+			break // its turn is next
+		}
+		*queue = slices.Delete(*queue, 0, 1)
+		r.ready = false
+		switch {
+		case len(r.packets) > 0:
+			packets = append(packets, r.packets...)
+			r.packets = nil
+			if r.final {
+				r.freeLocked()
+			} else if r.src != nil {
+				r.queueLocked()
+			}
+		case r.src != nil:
+			r.sending = true
+			return nil, r, r.src
+		}
+	}
+	return packets, nil, nil
+}
