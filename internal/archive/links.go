@@ -1,0 +1,92 @@
+package archive
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+
+	"pmxfs/internal/fault"
+)
+
+// maxLinks bounds how many hard links a Links counts, 8 bytes each.
+const maxLinks = 16 << 20
+
+// Links says how many names the files of an archive have that have more than
+// one. The archive itself says so only at each further name. It is immutable.
+type Links struct {
+	keys []int64 // sorted
+	more []uint32
+}
+
+// Nlink returns the number of names of the file at r: 1 if no hard link leads
+// to it. A nil Links counts none.
+func (l *Links) Nlink(r Ref) uint32 {
+	if l == nil {
+		return 1
+	}
+	if i, ok := slices.BinarySearch(l.keys, r.Pos); ok {
+		return 1 + l.more[i]
+	}
+	return 1
+}
+
+// MemBytes returns the bytes of memory that it takes.
+func (l *Links) MemBytes() int64 { return 12*int64(cap(l.keys)) + 64 }
+
+// CountLinks reads the whole stream of metadata, record by record, and counts
+// hard links. In formats of one stream that means a small read for each payload
+// that is passed over. What cannot be read, and what lies behind it, is not
+// counted. A catar has no hard links, and is not read.
+//
+// Outcomes: a Links; no space for more than maxLinks hard links; what the stream
+// said.
+func (a *Archive) CountLinks(ctx context.Context) (*Links, error) {
+	if a.format == CATAR {
+		return &Links{}, nil
+	}
+	p := a.parser()
+	defer a.release(p)
+	var keys []int64
+	name := int64(0)
+	for q := a.root.Pos; q < a.meta.Size; {
+		k, size, err := p.header(ctx, &p.w, q, a.meta.Size)
+		if err != nil || k == kindUnknown {
+			if err := only(ctx, err); err != nil {
+				return nil, err
+			}
+			break
+		}
+		switch k {
+		case kindFilename:
+			name = q
+		case kindHardlink:
+			if size < headerSize+8 {
+				break
+			}
+			b, err := p.w.at(ctx, q+headerSize, 8)
+			if err != nil {
+				if err := only(ctx, err); err != nil {
+					return nil, err
+				}
+				break
+			}
+			if back := binary.LittleEndian.Uint64(b); back > 0 && back < uint64(name) {
+				if len(keys) >= maxLinks {
+					return nil, fault.Newf(fault.NoSpace, "count links", "", "more than %d hard links", maxLinks)
+				}
+				keys = append(keys, name-int64(back))
+			}
+		}
+		q += size
+	}
+	slices.Sort(keys)
+	l := &Links{}
+	for i, k := range keys {
+		if i == 0 || k != keys[i-1] {
+			l.keys, l.more = append(l.keys, k), append(l.more, 0)
+		}
+		l.more[len(l.more)-1]++
+	}
+	l.keys, l.more = slices.Clip(l.keys), slices.Clip(l.more)
+	return l, nil
+}

@@ -1,0 +1,580 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"pmxfs/internal/fault"
+)
+
+// entries walks a directory into memory.
+func entries(t testing.TB, a *Archive, r Ref) []Entry {
+	t.Helper()
+	d, err := a.OpenDir(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var list []Entry
+	for {
+		e, err := d.Next(t.Context())
+		if errors.Is(err, io.EOF) {
+			return list
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, e)
+	}
+}
+
+func sameEntry(a, b Entry) bool {
+	a.LinkTo, b.LinkTo = "", ""
+	return fmt.Sprintf("%+v", a) == fmt.Sprintf("%+v", b)
+}
+
+func checkListing(t *testing.T, a *Archive, r Ref) {
+	t.Helper()
+	want := entries(t, a, r)
+	l, err := a.ReadListing(t.Context(), r, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Len() != len(want) || l.Err() != nil {
+		t.Fatalf("%d entries, %v; want %d", l.Len(), l.Err(), len(want))
+	}
+	c, dirs := l.Cursor(0), 0
+	for i, e := range want {
+		if !c.Next() || !sameEntry(c.Entry, e) {
+			t.Fatalf("entry %d: %+v, want %+v", i, c.Entry, e)
+		}
+		if e.IsDir() {
+			dirs++
+		}
+		if i%7 != 0 && i > 40 {
+			continue
+		}
+		if got := l.Entry(i); !sameEntry(got, e) {
+			t.Fatalf("entry %d: %+v, want %+v", i, got, e)
+		}
+		if got := l.Find(e.Name); got != i {
+			t.Fatalf("%q is found at %d, want %d", e.Name, got, i)
+		}
+		if got := l.Find(e.Name + "\x01"); got != -1 {
+			t.Fatalf("%q is found at %d", e.Name+"\x01", got)
+		}
+	}
+	if c.Next() || l.Find("") != -1 || l.Find("\xff\xff\xff") != -1 || l.Dirs() != dirs {
+		t.Errorf("more than there is; %d directories, want %d", l.Dirs(), dirs)
+	}
+	for _, e := range want {
+		if e.IsDir() {
+			checkListing(t, a, e.Ref)
+		}
+	}
+}
+
+func TestListing(t *testing.T) {
+	for _, f := range []Format{PXAR1, PXAR2, CATAR} {
+		m, p, _ := write(t, f, sample(), Config{})
+		a := open(t, m, p)
+		checkListing(t, a, a.Root())
+		for _, n := range []int{0, 1, blockLen - 1, blockLen, blockLen + 1, 2 * blockLen, 1000} {
+			m, p, _ := write(t, f, many(n, 3), Config{})
+			a := open(t, m, p)
+			checkListing(t, a, a.Root())
+		}
+	}
+}
+
+// A directory that is not sorted, such as one with PatternsFile in it.
+func TestListingNotSorted(t *testing.T) {
+	m, _, _ := write(t, PXAR1, many(100, 1), Config{Patterns: []string{"x"}})
+	a := open(t, m, nil)
+	l, err := a.ReadListing(t.Context(), a.Root(), 0)
+	if err != nil || l.order == nil {
+		t.Fatal(err, l.order)
+	}
+	checkListing(t, a, a.Root())
+}
+
+func TestListingShowsWhatIsBroken(t *testing.T) {
+	r := newRaw()
+	var at []int
+	for _, name := range []string{"a", "broken", "c"} {
+		at = append(at, r.name(name))
+		mode := uint64(syscall.S_IFREG | 0o644)
+		if name == "broken" {
+			mode = 0
+		}
+		r.entry(mode)
+		r.rec(kindPayload, "x")
+	}
+	r.goodbye(0, at...)
+	a := open(t, r.b, nil)
+	l, err := a.ReadListing(t.Context(), a.Root(), 0)
+	if err != nil || l.Err() != nil || l.Len() != 3 {
+		t.Fatal(err, l.Err(), l.Len())
+	}
+	for i, name := range []string{"a", "broken", "c"} {
+		if e := l.Entry(i); e.Name != name || (e.Err != nil) != (i == 1) || i == 1 && !errors.Is(e.Err, fault.Corrupt) {
+			t.Errorf("entry %d: %q, %v", i, e.Name, e.Err)
+		}
+	}
+	// Cut, so without a table: what is before the cut and can be read, and an
+	// error behind it.
+	a = open(t, r.b[:at[2]+5], nil)
+	if l, err = a.ReadListing(t.Context(), a.Root(), 0); err != nil || !errors.Is(l.Err(), fault.Corrupt) || l.Len() != 2 || l.Entry(1).Err == nil {
+		t.Errorf("%v, %v, %d entries", err, l.Err(), l.Len())
+	}
+}
+
+func TestListingTooLarge(t *testing.T) {
+	m, _, _ := write(t, PXAR1, many(1000, 1), Config{})
+	a := open(t, m, nil)
+	e, _ := a.Lookup(t.Context(), a.Root(), "many")
+	if _, err := a.ReadListing(t.Context(), e.Ref, 1000); !errors.Is(err, fault.NoSpace) {
+		t.Errorf("%v, want no space", err)
+	}
+}
+
+// counting opens an archive and counts reads.
+func counting(t testing.TB, meta []byte) (*Archive, *countingReader) {
+	t.Helper()
+	c := &countingReader{b: meta}
+	a, err := Open(t.Context(), Stream{c, int64(len(meta))}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, c
+}
+
+func TestFewReads(t *testing.T) {
+	const n = 100000
+	m, _, _ := write(t, PXAR2, many(n, 5), Config{})
+	a, c := counting(t, m)
+	root, err := a.Lookup(t.Context(), a.Root(), "many")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.reads, c.bytes = 0, 0
+	if _, err := a.ReadListing(t.Context(), root.Ref, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("listing %d entries: %d reads, %d of %d bytes", n, c.reads, c.bytes, len(m))
+	if limit := len(m)/maxAhead + n*itemSize/smallDir + 20; c.reads > limit || c.bytes > len(m)*11/10 {
+		t.Errorf("%d reads of %d bytes; limit %d reads", c.reads, c.bytes, limit)
+	}
+	c.reads, c.bytes = 0, 0
+	const lookups = 100
+	for i := range lookups {
+		name := fmt.Sprintf("file-%07d", i*n/lookups)
+		if e, err := a.Lookup(t.Context(), root.Ref, name); err != nil || e.Name != name {
+			t.Fatal(name, err)
+		}
+	}
+	t.Logf("a lookup: %.1f reads, %d bytes", float64(c.reads)/lookups, c.bytes/lookups)
+	if limit := lookups * (bits.Len(n) + 4); c.reads > limit {
+		t.Errorf("%d reads for %d lookups; limit %d", c.reads, lookups, limit)
+	}
+	c.reads = 0
+	if _, err := a.Lookup(t.Context(), root.Ref, "not there"); !errors.Is(err, fault.NotFound) || c.reads > bits.Len(n)+4 {
+		t.Errorf("%v after %d reads", err, c.reads)
+	}
+	// A small directory is one read.
+	m, _, _ = write(t, PXAR2, dir("", dir("d", many(100, 5).kids[0].kids...)), Config{})
+	a, c = counting(t, m)
+	e, err := a.Lookup(t.Context(), a.Root(), "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.parsers = sync.Pool{New: a.parsers.New} // nothing is left from before
+	c.reads = 0
+	if l, err := a.ReadListing(t.Context(), e.Ref, 0); err != nil || l.Len() != 100 || c.reads != 1 {
+		t.Errorf("%v, %d reads", err, c.reads)
+	}
+}
+
+// hinting records what a stream was told.
+type hinting struct {
+	countingReader
+	hints []int64
+}
+
+func (h *hinting) WillNeed(off, n int64) { h.hints = append(h.hints, off) }
+
+func TestHints(t *testing.T) {
+	m, _, _ := write(t, PXAR1, many(100, 300<<10), Config{})
+	h := &hinting{countingReader: countingReader{b: m}}
+	a, err := Open(t.Context(), Stream{h, int64(len(m))}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, _ := a.Lookup(t.Context(), a.Root(), "many")
+	if _, err := a.ReadListing(t.Context(), e.Ref, 0); err != nil {
+		t.Fatal(err)
+	}
+	if len(h.hints) < 95 || !slices.IsSorted(h.hints) {
+		t.Errorf("%d hints", len(h.hints))
+	}
+}
+
+func heapUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// A million entries: walked in constant memory, listed in little.
+func TestMillionEntries(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	const n = 1000000
+	b := synth(n)
+	a := open(t, b, nil)
+	e, err := a.Lookup(t.Context(), a.Root(), "many")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := heapUse()
+	d, err := a.OpenDir(t.Context(), e.Ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for {
+		if _, err := d.Next(t.Context()); err != nil {
+			if !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+			break
+		}
+		if count++; count == n/2 {
+			if grown := int64(heapUse() - before); grown > 12<<20 {
+				t.Errorf("walking holds %d MiB", grown>>20)
+			}
+		}
+	}
+	d.Close()
+	if count != n {
+		t.Errorf("%d entries", count)
+	}
+	before = heapUse()
+	l, err := a.ReadListing(t.Context(), e.Ref, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := int64(heapUse() - before)
+	t.Logf("a listing of %d entries holds %d bytes an entry, says %d", l.Len(), held/n, l.MemBytes()/n)
+	if l.Len() != n || l.MemBytes() > 40*n || held > l.MemBytes()*11/10+4<<20 {
+		t.Errorf("%d entries, %d bytes, really %d", l.Len(), l.MemBytes(), held)
+	}
+	if got := l.Find("file-0777777"); got != 777777 {
+		t.Errorf("found at %d", got)
+	}
+}
+
+// synth is the metadata of an archive of version 2 with n files in one directory.
+func synth(n int) []byte {
+	var sink appender
+	w, err := NewWriter(Config{Format: PXAR2, Meta: &sink, Payload: io.Discard})
+	if err != nil {
+		panic(err)
+	}
+	w.Enter(&Node{Meta: Meta{Mode: syscall.S_IFDIR | 0o755}})
+	w.Enter(&Node{Name: "many", Path: "many", Meta: Meta{Mode: syscall.S_IFDIR | 0o755}})
+	for i := range n {
+		name := fmt.Sprintf("file-%07d", i)
+		w.Add(context.Background(), &Node{Name: name, Path: "many/" + name, File: Bytes(nil),
+			Meta: Meta{Mode: syscall.S_IFREG | 0o644, UID: 1000, GID: 1000, Mtime: Time{Sec: 1700000000 + int64(i), Nsec: uint32(i * 7919 % 1e9)}}})
+	}
+	w.Leave()
+	w.Leave()
+	if err := w.Close(); err != nil {
+		panic(err)
+	}
+	return sink
+}
+
+type appender []byte
+
+func (a *appender) Write(p []byte) (int, error) { *a = append(*a, p...); return len(p), nil }
+
+// Writing a large directory holds its table and nothing else.
+func TestWriterMemory(t *testing.T) {
+	const n = 200000
+	before := heapUse()
+	w, err := NewWriter(Config{Format: PXAR1, Meta: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Enter(&Node{Meta: Meta{Mode: syscall.S_IFDIR | 0o755}})
+	for i := range n {
+		w.Add(t.Context(), &Node{Name: fmt.Sprintf("%07d", i), Meta: Meta{Mode: syscall.S_IFREG | 0o644, Size: 3}, File: Bytes([]byte("abc"))})
+	}
+	if grown := int64(heapUse() - before); grown > n*40+1<<20 {
+		t.Errorf("%d entries hold %d bytes", n, grown)
+	}
+	w.Leave()
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWriterRefusesNonsense(t *testing.T) {
+	ctx := context.Background()
+	root := &Node{Meta: Meta{Mode: syscall.S_IFDIR | 0o755}}
+	f := func(name string) *Node {
+		return &Node{Name: name, Meta: Meta{Mode: syscall.S_IFREG}, File: Bytes(nil)}
+	}
+	for name, do := range map[string]func(w *Writer) error{
+		"no root":           func(w *Writer) error { return w.Add(ctx, f("x")) },
+		"a named root":      func(w *Writer) error { return w.Enter(&Node{Name: "x", Meta: root.Meta}) },
+		"names not sorted":  func(w *Writer) error { w.Enter(root); w.Add(ctx, f("b")); return w.Add(ctx, f("a")) },
+		"a name twice":      func(w *Writer) error { w.Enter(root); w.Add(ctx, f("b")); return w.Add(ctx, f("b")) },
+		"a name that is no": func(w *Writer) error { w.Enter(root); return w.Add(ctx, f("..")) },
+		"left too often":    func(w *Writer) error { w.Enter(root); w.Leave(); return w.Leave() },
+		"not complete":      func(w *Writer) error { w.Enter(root); return w.Close() },
+		"more behind it":    func(w *Writer) error { w.Enter(root); w.Leave(); return w.Enter(root) },
+		"a directory added": func(w *Writer) error {
+			w.Enter(root)
+			return w.Add(ctx, &Node{Name: "d", Meta: root.Meta})
+		},
+		"a payload that is nowhere": func(w *Writer) error { w.Enter(root); return w.AddRef(f("x"), 16) },
+		"payloads out of order": func(w *Writer) error {
+			w.Enter(root)
+			w.Inject(1000)
+			w.AddRef(f("a"), 500)
+			return w.AddRef(f("b"), 400)
+		},
+	} {
+		w, err := NewWriter(Config{Format: PXAR2, Meta: io.Discard, Payload: io.Discard})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := do(w); err == nil || w.Close() == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	for _, cfg := range []Config{{Format: PXAR1}, {Format: PXAR2, Meta: io.Discard}, {Format: CATAR, Meta: io.Discard, Payload: io.Discard}, {Meta: io.Discard}} {
+		if _, err := NewWriter(cfg); err == nil {
+			t.Errorf("%+v: no error", cfg)
+		}
+	}
+	// A stream that fails ends writing.
+	w, _ := NewWriter(Config{Format: PXAR1, Meta: full{}})
+	w.Enter(root)
+	if w.Leave(); !errors.Is(w.Close(), syscall.ENOSPC) || !errors.Is(w.Close(), fault.NoSpace) {
+		t.Error(w.Close())
+	}
+}
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+func TestCountLinks(t *testing.T) {
+	for _, f := range []Format{PXAR1, PXAR2, CATAR} {
+		m, p, _ := write(t, f, sample(), Config{})
+		a := open(t, m, p)
+		l, err := a.CountLinks(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := uint32(3)
+		if f == CATAR {
+			want = 1
+		}
+		for name, want := range map[string]uint32{"hard1": want, "big": 1, "empty": 1} {
+			e, err := a.Lookup(t.Context(), a.Root(), name)
+			if err != nil || l.Nlink(e.Ref) != want {
+				t.Errorf("%v: %s has %d names, want %d; %v", f, name, l.Nlink(e.Ref), want, err)
+			}
+		}
+	}
+	if (*Links)(nil).Nlink(Ref{}) != 1 {
+		t.Error("nothing counted is not one")
+	}
+}
+
+func FuzzArchive(f *testing.F) {
+	for _, format := range []Format{PXAR1, PXAR2, CATAR} {
+		m, p, _ := write(f, format, small(), Config{})
+		f.Add(m, p)
+		m, p, _ = write(f, format, dir("", file("a", "b")), Config{})
+		f.Add(m, p)
+		f.Add(m[:len(m)/2], p)
+	}
+	s := sample()
+	s.kids = slices.DeleteFunc(s.kids, func(n *memNode) bool { return n.Name == "big" || strings.HasPrefix(n.Name, "all") })
+	m, p, _ := write(f, PXAR2, s, Config{})
+	f.Add(m, p)
+	f.Fuzz(func(t *testing.T, meta, payload []byte) {
+		a, err := tryOpen(meta, payload)
+		if err != nil {
+			if !errors.Is(err, fault.Corrupt) && !errors.Is(err, fault.Unsupported) {
+				t.Fatal(err)
+			}
+			return
+		}
+		s := walkAll(t, a, 1<<20)
+		if most := len(meta)/(headerSize+2) + 1; s.nodes > most {
+			t.Fatalf("%d entries in %d bytes", s.nodes, len(meta))
+		}
+	})
+}
+
+// A good archive with bytes put into it at some place.
+func FuzzPatched(f *testing.F) {
+	var metas, payloads [][]byte
+	for _, format := range []Format{PXAR1, PXAR2, CATAR} {
+		m, p, _ := write(f, format, small(), Config{})
+		metas, payloads = append(metas, m), append(payloads, p)
+	}
+	f.Add(uint8(0), uint16(100), []byte("\x00\x01"), uint16(200), []byte("\xff"))
+	f.Fuzz(func(t *testing.T, which uint8, pos uint16, patch []byte, pos2 uint16, patch2 []byte) {
+		m := slices.Clone(metas[which%3])
+		copy(m[int(pos)%len(m):], patch)
+		copy(m[int(pos2)%len(m):], patch2)
+		a, err := tryOpen(m, payloads[which%3])
+		if err != nil {
+			return
+		}
+		if s := walkAll(t, a, 1<<20); s.nodes > len(m)/(headerSize+2)+1 {
+			t.Fatalf("%d entries in %d bytes", s.nodes, len(m))
+		}
+	})
+}
+
+// What is read and written again reads the same.
+func FuzzRoundTrip(f *testing.F) {
+	f.Add("name", "content", uint32(0o104755), int64(-1), uint32(999999999), "user.x", []byte("v"))
+	f.Fuzz(func(t *testing.T, name, data string, mode uint32, sec int64, nsec uint32, xname string, xvalue []byte) {
+		if !ValidName(name) || len(xname) == 0 || len(xname) > 255 || strings.Contains(xname, "\x00") || len(xvalue) > MaxXattr ||
+			strings.HasPrefix(xname, "system.posix") || strings.HasPrefix(xname, "security.") {
+			return
+		}
+		for _, format := range []Format{PXAR1, PXAR2, CATAR} {
+			n := file(name, data)
+			n.Mode = syscall.S_IFREG | mode&0o7777
+			n.Mtime = Time{sec, nsec % 1e9}
+			if format == CATAR && (sec > 9e9 || sec < -9e9) {
+				continue
+			}
+			n.Xattrs = []Xattr{{xname, xvalue}}
+			m, p, problems := write(t, format, dir("", n), Config{})
+			if len(problems) > 0 {
+				t.Fatal(problems)
+			}
+			a := open(t, m, p)
+			e, err := a.Lookup(t.Context(), a.Root(), name)
+			if err == nil {
+				e, err = a.Entry(t.Context(), e.Ref)
+			}
+			if err != nil || e.Mode != n.Mode || e.Mtime != n.Mtime || len(e.Xattrs) != 1 || string(e.Xattr(xname)) != string(xvalue) {
+				t.Fatalf("%v: %+v, %v", format, e, err)
+			}
+			if got := content(t, a, name); got != data {
+				t.Fatalf("%q", got)
+			}
+		}
+	})
+}
+
+func BenchmarkListing(b *testing.B) {
+	const n = 100000
+	a := open(b, synth(n), nil)
+	e, err := a.Lookup(b.Context(), a.Root(), "many")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if l, err := a.ReadListing(b.Context(), e.Ref, 0); err != nil || l.Len() != n {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/entry")
+}
+
+func BenchmarkDir(b *testing.B) {
+	const n = 100000
+	a := open(b, synth(n), nil)
+	e, _ := a.Lookup(b.Context(), a.Root(), "many")
+	b.ReportAllocs()
+	for b.Loop() {
+		if len(entries(b, a, e.Ref)) != n {
+			b.Fatal()
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/entry")
+}
+
+func BenchmarkLookup(b *testing.B) {
+	for _, n := range []int{100, 4000, 100000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			a := open(b, synth(n), nil)
+			e, _ := a.Lookup(b.Context(), a.Root(), "many")
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if _, err := a.Lookup(b.Context(), e.Ref, fmt.Sprintf("file-%07d", i*7919%n)); err != nil {
+					b.Fatal(err)
+				}
+				i++
+			}
+		})
+	}
+}
+
+func BenchmarkFind(b *testing.B) {
+	const n = 100000
+	a := open(b, synth(n), nil)
+	e, _ := a.Lookup(b.Context(), a.Root(), "many")
+	l, err := a.ReadListing(b.Context(), e.Ref, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if l.Find("file-0054321") < 0 {
+			b.Fatal()
+		}
+	}
+}
+
+func BenchmarkCursor(b *testing.B) {
+	const n = 100000
+	a := open(b, synth(n), nil)
+	e, _ := a.Lookup(b.Context(), a.Root(), "many")
+	l, err := a.ReadListing(b.Context(), e.Ref, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		for c := l.Cursor(0); c.Next(); {
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/entry")
+}
+
+func BenchmarkWriter(b *testing.B) {
+	const n = 10000
+	b.ReportAllocs()
+	for b.Loop() {
+		synth(n)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/entry")
+}
