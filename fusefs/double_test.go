@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"pmxfs/internal/fault"
 	"pmxfs/internal/tree"
@@ -164,11 +163,10 @@ type memFile struct {
 	direct bool
 	panics bool // of reads
 
-	reads    atomic.Int64 // that came here
-	largest  atomic.Int64 // of them, in bytes
-	opens    atomic.Int64
-	closes   atomic.Int64
-	borrowed atomic.Int64 // chunks not yet released
+	reads   atomic.Int64 // that came here
+	largest atomic.Int64 // of them, in bytes
+	opens   atomic.Int64
+	closes  atomic.Int64
 }
 
 func newFile(ino uint64, size int64) *memFile {
@@ -180,11 +178,7 @@ func (f *memFile) Open(context.Context) (tree.Handle, error) {
 	if f.chunk == 0 {
 		return &memHandle{f}, nil
 	}
-	return &memChunks{memHandle{f}, func() {
-		if f.borrowed.Add(-1) < 0 {
-			panic("released twice")
-		}
-	}}, nil
+	return &memChunks{memHandle{f}}, nil
 }
 
 type memHandle struct{ *memFile }
@@ -227,10 +221,7 @@ func (h *memHandle) count(n int) {
 }
 
 // memChunks is a handle with chunks. It lends if the file has data.
-type memChunks struct {
-	memHandle
-	back func() // release of all its chunks
-}
+type memChunks struct{ memHandle }
 
 func (h *memChunks) Random() bool { return h.random }
 
@@ -245,7 +236,7 @@ func (h *memChunks) Cached(off int64) (tree.Chunk, bool) {
 		data = make([]byte, n)
 		fill(h.seed, data, start)
 	}
-	return h.borrow(start, data[:n]), true
+	return tree.Chunk{Start: start, Data: data[:n]}, true
 }
 
 func (h *memChunks) Lend(off int64, n int) (tree.Chunk, bool) {
@@ -258,18 +249,7 @@ func (h *memChunks) Lend(off int64, n int) (tree.Chunk, bool) {
 	if off+int64(n) > start+have && start+have < h.Size() {
 		return tree.Chunk{}, false
 	}
-	return h.borrow(start, h.data[:have]), true
-}
-
-// borrow counts what is borrowed, and allocates nothing.
-func (h *memChunks) borrow(start int64, data []byte) tree.Chunk {
-	h.borrowed.Add(1)
-	c := struct {
-		start   int64
-		data    []byte
-		release func()
-	}{start, data, h.back}
-	return *(*tree.Chunk)(unsafe.Pointer(&c))
+	return tree.Chunk{Start: start, Data: h.data[:have]}, true
 }
 
 type memLink struct {

@@ -14,12 +14,10 @@ type MountOptions struct {
 	Source             string // what the list of mounts shows as its device
 	AllowOther         bool   // users other than the one who mounts may look
 	DefaultPermissions bool   // the kernel enforces modes and owners
-	AllowDev           bool   // device nodes work; for root only
-	AllowSUID          bool   // setuid bits work; for root only
 }
 
-// Mount mounts on dir, read-only. dir must be a directory that was looked at
-// before: from here on this process must not touch it. The caller serves the
+// Mount mounts on dir: read-only, and without device nodes and setuid programs.
+// From here on this process must not touch dir. The caller serves the
 // connection, and closes it when Serve has returned.
 func Mount(dir string, o MountOptions) (*fuse.Conn, error) {
 	options := []fuse.MountOption{
@@ -31,18 +29,11 @@ func Mount(dir string, o MountOptions) (*fuse.Conn, error) {
 		fuse.MaxBackground(64),
 		fuse.CongestionThreshold(64),
 	}
-	for _, more := range []struct {
-		wanted bool
-		option fuse.MountOption
-	}{
-		{o.AllowOther, fuse.AllowOther()},
-		{o.DefaultPermissions, fuse.DefaultPermissions()},
-		{o.AllowDev, fuse.AllowDev()},
-		{o.AllowSUID, fuse.AllowSUID()},
-	} {
-		if more.wanted {
-			options = append(options, more.option)
-		}
+	if o.AllowOther {
+		options = append(options, fuse.AllowOther())
+	}
+	if o.DefaultPermissions {
+		options = append(options, fuse.DefaultPermissions())
 	}
 	conn, err := fuse.Mount(dir, options...)
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 type lender interface {
 	// Lend is TryReadAt without the copy: it counts as a read of n bytes at
 	// off in all respects, but returns a chunk in memory (or as many zeros)
-	// that holds all those bytes, or all of them up to the end of the file. If
-	// there is no such chunk, ok is false, and nothing was counted. It never
-	// waits. The caller releases the chunk.
+	// that holds all of them, or all up to the end of the file. If there is no
+	// such chunk, ok is false and nothing is counted. The caller releases the
+	// chunk.
 	Lend(off int64, n int) (c tree.Chunk, ok bool)
 }
 
