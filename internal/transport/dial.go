@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 
 	"pmxfs/internal/fault"
 )
@@ -39,5 +40,41 @@ type Dial = func(ctx context.Context) (net.Conn, error)
 // told here, with kind invalid or unsupported. closeAll ends what the dialer
 // keeps between connections; connections that are still open end with it.
 func Dialer(repo string, opt Options) (dial Dial, closeAll func() error, err error) {
-	return nil, nil, fault.Newf(fault.Unsupported, "repository", strconv.Quote(repo), "not of a known kind")
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	nothing := func() error { return nil }
+	scheme, rest, _ := strings.Cut(repo, ":")
+	switch {
+	case repo == "":
+		return nil, nil, invalid(repo, "it is empty")
+	case strings.ContainsAny(repo, "\x00\n"):
+		return nil, nil, invalid(repo, "a repository has no NUL and no newline")
+	case repo[0] == '/' || repo[0] == '.':
+		e := newEmbedded(repo, opt)
+		return e.dial, e.close, nil
+	case scheme == "unix":
+		if rest == "" {
+			return nil, nil, invalid(repo, "the socket's path is missing: unix:/run/pmx.sock")
+		}
+		return func(ctx context.Context) (net.Conn, error) { return dialUnix(ctx, rest) }, nothing, nil
+	case strings.HasPrefix(repo, "tcp://"):
+		dial, err := newTCP(repo, opt.InsecureTCP)
+		return dial, nothing, err
+	case strings.HasPrefix(repo, "ssh://"):
+		s, err := newSSH(repo, opt)
+		if err != nil {
+			return nil, nil, err
+		}
+		return s.dial, s.close, nil
+	case scheme == "https":
+		return nil, nil, fault.Newf(fault.Unsupported, "repository", strconv.Quote(repo), "https is not supported by this version; ssh:// is")
+	case !strings.Contains(repo, ":"):
+		return nil, nil, invalid(repo, "write a store in this folder as ./%s", repo)
+	}
+	return nil, nil, invalid(repo, "it must be /PATH, unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH")
+}
+
+func invalid(repo, format string, args ...any) error {
+	return fault.Newf(fault.Invalid, "repository", strconv.Quote(repo), format, args...)
 }

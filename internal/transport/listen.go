@@ -2,10 +2,13 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"net"
-	"os"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"pmxfs/internal/fault"
@@ -20,13 +23,18 @@ type ListenOptions struct {
 // Listen listens on spec, which is unix:PATH or tcp:HOST:PORT. A socket file that
 // nobody listens on any more is replaced.
 func Listen(spec string, opt ListenOptions) (net.Listener, error) {
-	return nil, fault.New(fault.Unsupported, "listen", spec, nil)
-}
-
-// Stdio returns the connection whose one direction is in and whose other is out,
-// for `pmxstore serve --listen stdio`. It takes both files over.
-func Stdio(in, out *os.File) (net.Conn, error) {
-	return nil, fault.New(fault.Unsupported, "listen", "stdio", nil)
+	scheme, rest, _ := strings.Cut(spec, ":")
+	rest = strings.TrimPrefix(rest, "//")
+	switch {
+	case scheme == "unix" && rest != "":
+		if opt.Mode == 0 {
+			opt.Mode = 0o600
+		}
+		return listenUnix(rest, opt.Mode)
+	case scheme == "tcp" && rest != "":
+		return listenTCP(rest, opt)
+	}
+	return nil, fault.Newf(fault.Invalid, "listen", strconv.Quote(spec), "it must be unix:PATH or tcp:HOST:PORT")
 }
 
 // ServeOptions say how connections are accepted. The zero value is useful.
@@ -37,10 +45,69 @@ type ServeOptions struct {
 	Grace time.Duration
 }
 
+// acceptPause is how long to wait when no connection can be accepted just now, for
+// want of descriptors say.
+const acceptPause = 100 * time.Millisecond
+
 // Serve accepts connections of ln and calls handle for each, on a goroutine of
 // its own, until ctx ends. Then it closes ln, waits up to Grace for handlers to
 // return, ends the context that they were given, and returns when the last has.
 // It returns nil after an end by ctx, else why accepting failed.
 func Serve(ctx context.Context, ln net.Listener, opt ServeOptions, handle func(ctx context.Context, conn net.Conn) error) error {
-	return fault.New(fault.Unsupported, "serve", ln.Addr().String(), nil)
+	log := opt.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	defer ln.Close()
+	work, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	var handlers sync.WaitGroup
+	err := accept(ctx, ln, log, func(conn net.Conn) {
+		handlers.Add(1)
+		go func() {
+			defer handlers.Done()
+			defer conn.Close()
+			start := time.Now()
+			err := handle(work, conn)
+			log.Debug("connection ended", "peer", conn.RemoteAddr().String(), "after", time.Since(start), "err", err)
+		}()
+	})
+	done := make(chan struct{})
+	go func() {
+		handlers.Wait()
+		close(done)
+	}()
+	grace := time.NewTimer(opt.Grace)
+	defer grace.Stop()
+	select {
+	case <-done:
+	case <-grace.C:
+		cut()
+		<-done
+	}
+	return err
+}
+
+// accept calls begin for each connection, until ctx ends or accepting fails.
+func accept(ctx context.Context, ln net.Listener, log *slog.Logger, begin func(net.Conn)) error {
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case err == nil:
+			begin(conn)
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fault.New(fault.Unavailable, "accept", ln.Addr().String(), err)
+		default:
+			log.Warn("no connection can be accepted", "listener", ln.Addr().String(), "err", err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(acceptPause):
+			}
+		}
+	}
 }
