@@ -3,8 +3,10 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"pmxfs/index"
 	"pmxfs/internal/blob"
@@ -27,6 +29,9 @@ func (s *Store) ReadChunk(ctx context.Context, d index.Digest, buf []byte) ([]by
 		return nil, err
 	}
 	b, err := s.fs.ReadFile(chunkPath(d), buf, maxChunkFile)
+	if name, ok := s.elsewhere(d, err); ok {
+		b, err = s.fs.ReadFile(name, buf, maxChunkFile)
+	}
 	if err != nil {
 		return nil, failed(op, d.String(), err)
 	}
@@ -45,6 +50,9 @@ func (s *Store) OpenChunk(ctx context.Context, d index.Digest) (f *os.File, size
 		return nil, 0, err
 	}
 	file, size, err := s.openRegular(chunkPath(d), maxChunkFile)
+	if name, ok := s.elsewhere(d, err); ok {
+		file, size, err = s.openRegular(name, maxChunkFile)
+	}
 	if err != nil {
 		return nil, 0, failed(op, d.String(), err)
 	}
@@ -57,6 +65,43 @@ func (s *Store) OpenChunk(ctx context.Context, d index.Digest) (f *os.File, size
 		return nil, 0, err
 	}
 	return real.File, size, nil
+}
+
+// twoDigits knows which folders with names of two hex digits a store has. There
+// are writers that spread chunks over 256 such folders; theirs are found too,
+// ours go where a Proxmox server looks.
+type twoDigits struct {
+	once sync.Once
+	any  [256]bool
+}
+
+// elsewhere returns where a chunk may be that was not found in its place, as err says.
+func (s *Store) elsewhere(d index.Digest, err error) (name string, ok bool) {
+	if !absent(err) {
+		return "", false
+	}
+	s.twoDigits.once.Do(func() {
+		for i := range s.twoDigits.any {
+			st, err := s.fs.Lstat(fmt.Sprintf("%s/%02x", chunksDir, i))
+			s.twoDigits.any[i] = err == nil && st.Mode.IsDir()
+		}
+	})
+	if !s.twoDigits.any[d[0]] {
+		return "", false
+	}
+	name = d.String()
+	return chunksDir + "/" + name[:2] + "/" + name, true
+}
+
+// chunkFile returns the store path of a chunk's file, wherever it is.
+func (s *Store) chunkFile(d index.Digest) string {
+	name := chunkPath(d)
+	if _, err := s.fs.Lstat(name); err != nil {
+		if other, ok := s.elsewhere(d, err); ok {
+			return other
+		}
+	}
+	return name
 }
 
 func checkChunkSize(op string, d index.Digest, size int64) error {
@@ -105,6 +150,10 @@ func (s *Store) HasChunk(d index.Digest) (plainSize uint32, ok bool, err error) 
 	const op = "look up chunk"
 	name := chunkPath(d)
 	st, err := s.touch(name)
+	if other, ok := s.elsewhere(d, err); ok {
+		name = other
+		st, err = s.touch(name)
+	}
 	if absent(err) {
 		return 0, false, nil
 	} else if err != nil {

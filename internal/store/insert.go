@@ -60,6 +60,10 @@ func (s *Store) InsertChunk(ctx context.Context, l *Lock, d index.Digest, plainS
 func (s *Store) reuse(d index.Digest, plainSize int) (keep bool, err error) {
 	name := chunkPath(d)
 	st, err := s.fs.Touch(name)
+	if other, ok := s.elsewhere(d, err); ok {
+		name = other
+		st, err = s.fs.Touch(name)
+	}
 	switch {
 	case absent(err):
 		return false, nil

@@ -450,6 +450,9 @@ var fates = map[string]fate{
 func (m *modelFS) crash(names, bytes fate, r *rand.Rand) *modelFS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if r == nil {
+		r = rand.New(rand.NewPCG(1, 2))
+	}
 	next := newModelFS()
 	next.clock, next.inos = m.clock+1000e9, m.inos
 	disk := map[*node]map[string]*node{} // what is durable, and what happens to be

@@ -186,8 +186,8 @@ func (w *SnapshotWriter) usableLocked(op string) error {
 }
 
 // Close ends the snapshot: from now on it never changes. Files that were not
-// published are removed, and with them the snapshot if none was. Only the
-// first call counts.
+// published are removed, and with them the snapshot if none was; an error says
+// that this did not succeed. Only the first call counts.
 func (w *SnapshotWriter) Close() error {
 	w.publishing.Lock()
 	defer w.publishing.Unlock()
@@ -206,16 +206,11 @@ func (w *SnapshotWriter) Close() error {
 	for _, f := range files {
 		f.close()
 		if visible && !f.published {
-			if rerr := w.s.fs.Remove(f.temp); rerr != nil && !absent(rerr) && err == nil {
-				err = rerr
-			}
+			w.tidy(f.temp)
 		}
 	}
 	if visible {
-		rerr := w.s.fs.Remove(w.claim.dir + "/" + writerFile)
-		if err == nil && !absent(rerr) {
-			err = rerr
-		}
+		w.tidy(w.claim.dir + "/" + writerFile)
 	} else {
 		err = w.s.removeFolder(w.claim.dir)
 		w.dropGroup()
@@ -226,6 +221,14 @@ func (w *SnapshotWriter) Close() error {
 		return failed("close snapshot", w.snap.Path(), err)
 	}
 	return nil
+}
+
+// tidy removes what is of no use in a finished snapshot, and of little harm: a
+// failure to do so takes nothing back that was published.
+func (w *SnapshotWriter) tidy(name string) {
+	if err := w.s.fs.Remove(name); err != nil && !absent(err) {
+		w.s.log.Warn("a left-over file cannot be removed", "file", name, "err", err)
+	}
 }
 
 // dropGroup removes the folder of a group that was made for this snapshot, if

@@ -47,12 +47,13 @@ type Store struct {
 	fs       FS
 	readOnly bool
 
-	locks   storeLock
-	foreign foreignLocks
-	marker  marker
-	syncs   syncs
-	recent  recent
-	scans   *scanCache
+	locks     storeLock
+	foreign   foreignLocks
+	marker    marker
+	syncs     syncs
+	recent    recent
+	scans     *scanCache
+	twoDigits twoDigits
 
 	mu    sync.Mutex
 	open  map[string]*SnapshotWriter // by store path; nil while it begins

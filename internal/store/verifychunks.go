@@ -3,11 +3,11 @@ package store
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
-	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -70,14 +70,17 @@ func (v *verifier) allChunks(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for n, i := range folders {
-			dir := fmt.Sprintf("%s/%04x", chunksDir, i)
+		for n, folder := range folders {
+			dir := chunksDir + "/" + folder
 			entries, err := v.s.fs.ReadDir(dir)
 			if err != nil && !absent(err) {
 				return failed("list chunks", dir, err)
 			}
 			for _, e := range entries {
-				if d, ok := parseChunkName(e.Name); ok && folderOf(d) == i {
+				// A chunk in a wrong folder is found by nobody, so it is none. One
+				// that is in two right ones is checked where it is found.
+				d, ok := parseChunkName(e.Name)
+				if ok && strings.HasPrefix(e.Name, folder) && (len(folder) == 4 || v.s.chunkFile(d) == dir+"/"+e.Name) {
 					if err := put(d); err != nil {
 						return err
 					}
@@ -89,15 +92,15 @@ func (v *verifier) allChunks(ctx context.Context) error {
 	})
 }
 
-// chunkFolders returns the numbers of the folders for chunks that are there.
-func (v *verifier) chunkFolders() (list []int, err error) {
+// chunkFolders returns the names of the folders for chunks that are there.
+func (v *verifier) chunkFolders() (list []string, err error) {
 	entries, err := v.s.fs.ReadDir(chunksDir)
 	if err != nil {
 		return nil, failed("list chunks", chunksDir, err)
 	}
 	for _, e := range entries {
-		if n, err := strconv.ParseUint(e.Name, 16, 16); err == nil && e.Name == fmt.Sprintf("%04x", n) {
-			list = append(list, int(n))
+		if n, err := hex.DecodeString(e.Name); err == nil && (len(n) == 1 || len(n) == 2) && strings.ToLower(e.Name) == e.Name {
+			list = append(list, e.Name)
 		}
 	}
 	slices.Sort(list)
@@ -181,7 +184,7 @@ func (v *verifier) checkEach(ctx context.Context, list func(put func(index.Diges
 
 // chunk checks one chunk and does what is to be done about it.
 func (v *verifier) chunk(c *checker, d index.Digest) {
-	s, name := v.s, chunkPath(d)
+	s, name := v.s, v.s.chunkFile(d)
 	size, n, err := c.check(s, d)
 	if err != nil && !v.dry && provenBad(err) {
 		// Look again: an upload may have replaced it, and some faults pass.
