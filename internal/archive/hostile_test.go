@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,7 +42,19 @@ func walkAll(t testing.TB, a *Archive, maxNodes int) survey {
 		}
 		defer d.Close()
 		last := r.Pos
-		seen := map[string]bool{}
+		named, broken := map[string][]Ref{}, map[string]bool{}
+		defer func() {
+			for name, refs := range named {
+				got, err := a.Lookup(ctx, r, name)
+				if r.End-r.Pos > smallDir && errors.Is(err, fault.NotFound) {
+					continue // its table may say so
+				}
+				ok(err)
+				if err == nil && !slices.Contains(refs, got.Ref) || err != nil && !broken[name] {
+					t.Fatalf("%s/%s: looked up %v, %v; listed %v", path, name, got.Ref, err, refs)
+				}
+			}
+		}()
 		for s.nodes < maxNodes {
 			e, err := d.Next(ctx)
 			if errors.Is(err, io.EOF) {
@@ -61,6 +74,7 @@ func walkAll(t testing.TB, a *Archive, maxNodes int) survey {
 			if e.Err != nil {
 				ok(e.Err)
 				s.broken++
+				broken[e.Name] = true
 				continue
 			}
 			if e.Link {
@@ -76,16 +90,10 @@ func walkAll(t testing.TB, a *Archive, maxNodes int) survey {
 			}
 			full, err := a.Entry(ctx, e.Ref)
 			ok(err)
-			if err == nil && !seen[e.Name] {
-				seen[e.Name] = true
-				got, err := a.Lookup(ctx, r, e.Name)
-				if r.End-r.Pos > smallDir && errors.Is(err, fault.NotFound) {
-					continue // its table may say so
-				}
-				ok(err)
-				if err != nil || got.Ref != e.Ref {
-					t.Fatalf("%s: looked up %v, %v; listed %v", p, got.Ref, err, e.Ref)
-				}
+			if err == nil {
+				named[e.Name] = append(named[e.Name], e.Ref)
+			} else {
+				broken[e.Name] = true
 			}
 			if err == nil && full.IsRegular() {
 				c, err := a.Content(ctx, &full)

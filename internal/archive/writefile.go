@@ -70,7 +70,8 @@ func (w *Writer) Add(ctx context.Context, n *Node) error {
 
 // remember keeps the place of a file that has further names.
 func (w *Writer) remember(n *Node, pos int64) {
-	if n.Inode != (Inode{}) && n.Nlink > 1 && !w.copied {
+	// Readers take no longer paths; further names of it are stored as files.
+	if n.Inode != (Inode{}) && n.Nlink > 1 && !w.copied && len(n.Path) < MaxTarget {
 		w.links[n.Inode] = &linked{pos: pos, path: n.Path, left: n.Nlink - 1}
 	}
 }
