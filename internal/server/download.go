@@ -320,15 +320,16 @@ func (c *conn) loadChunk(ctx context.Context, p *prepared, decode bool) error {
 	}
 	if plain == 0 {
 		p.data, p.free = b[blob.HeaderSize:], c.lender(buf, cost+rest)
-		p.size = int64(len(p.data))
-		return blob.CheckCRC(b)
+		err = blob.CheckCRC(b)
+	} else {
+		out := c.buffers.get(plain)
+		dec := c.decoder()
+		p.data, err = dec.Append(out[:0], b, plain)
+		p.free = c.lender(out, rest)
+		c.keep(dec)
+		c.lender(buf, cost)()
 	}
-	out := c.buffers.get(plain)
-	dec := c.decoder()
-	p.data, err = dec.Append(out[:0], b, plain)
-	c.keep(dec)
-	c.lender(buf, cost)()
-	p.size, p.free = int64(len(p.data)), c.lender(out, rest)
+	p.size = int64(len(p.data))
 	if err != nil {
 		return fault.New(fault.Unknown, op, p.digest.String(), err)
 	}

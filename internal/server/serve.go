@@ -53,9 +53,8 @@ func Serve(ctx context.Context, conn net.Conn, cfg Config) error {
 			c.log.Debug("the peer left before its answers were sent", "err", err)
 			err = nil
 		}
-	}
-	if cause := context.Cause(c.ctx); cause != nil && framing == nil {
-		err = cause // what made the reader fail
+	case context.Cause(c.ctx) != nil:
+		err = context.Cause(c.ctx) // what made the reader fail
 	}
 	c.cancel(errEnded)
 	c.undo(errEnded)
