@@ -150,7 +150,7 @@ func TestClockSetBack(t *testing.T) {
 			if !has(t, s, d) {
 				t.Error("absent before the crash")
 			}
-			m2 := m.crash(fates["everything"], fates["nothing more"], nil)
+			m2 := m.crash(fates["everything"], fates["everything"], nil)
 			s = reopen(t, m2, "second")
 			if has(t, s, d) {
 				t.Error("a chunk that was never synced is trusted")
@@ -167,7 +167,7 @@ func TestClockSetBack(t *testing.T) {
 				if !has(t, s, e) {
 					t.Errorf("what this boot stores is in doubt with the clock moved by %d", ahead)
 				}
-				m4 := m3.crash(fates["everything"], fates["nothing more"], nil)
+				m4 := m3.crash(fates["everything"], fates["everything"], nil)
 				if s := reopen(t, m4, "third"); has(t, s, e) || has(t, s, d) {
 					t.Errorf("trusted at the third boot, with the clock moved by %d", ahead)
 				}
@@ -315,12 +315,13 @@ func TestTwoProcessesOneMarker(t *testing.T) {
 	if err := backup(a, snap1, source{name: "a.img.fidx", data: content(2, chunkLen)}); err != nil {
 		t.Fatal(err)
 	}
+	m.tick = 1
 	m.clock = a.marker.state.Synced - 50e9 // between what b knows and what a wrote
 	if m.clock <= b.marker.state.Synced {
 		t.Fatal("b knows already")
 	}
 	d := insert(t, b, 3)
-	s := reopen(t, m.crash(fates["everything"], fates["nothing more"], nil), "second")
+	s := reopen(t, m.crash(fates["everything"], fates["everything"], nil), "second")
 	if has(t, s, d) {
 		t.Error("a chunk that was never synced is trusted")
 	}
@@ -415,7 +416,7 @@ func TestDebris(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := insert(t, s, 2)
-	m = m.crash(fates["everything"], fates["nothing more"], nil)
+	m = m.crash(fates["everything"], fates["everything"], nil)
 	if n, err := m.find(chunkPath(d)); err != nil {
 		t.Fatal(err)
 	} else {
