@@ -66,3 +66,21 @@ func (c Content) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 	return len(p), end
 }
+
+// WillRead tells the stream that holds the content of e, if it wants to hear,
+// that the first n bytes of it will be read soon.
+func (a *Archive) WillRead(e *Entry, n int64) {
+	if e.Err != nil || !e.IsRegular() || e.Size == 0 {
+		return
+	}
+	n = min(n, e.Size)
+	if !e.split {
+		if a.hint != nil {
+			a.hint.WillNeed(e.data, n)
+		}
+	} else if a.payload != nil {
+		if h, ok := a.payload.ReaderAt.(Hinter); ok {
+			h.WillNeed(e.data, n+headerSize)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 
 	"pmxfs/internal/fault"
 )
@@ -155,4 +156,27 @@ func (a *Archive) searchDir(ctx context.Context, r Ref, name string) (Entry, err
 		e.Name = name
 		return e, nil
 	}
+}
+
+// Find returns the entry at a path from the root, whose parts are between
+// slashes; empty parts and "." mean nothing. Symbolic links are not followed.
+// Outcomes as those of Lookup, and not found where a part of the path is no
+// directory or is "..".
+func (a *Archive) Find(ctx context.Context, path string) (Entry, error) {
+	e, err := a.Entry(ctx, a.root)
+	if err != nil {
+		return Entry{}, err
+	}
+	for part := range strings.SplitSeq(path, "/") {
+		if part == "" || part == "." {
+			continue
+		}
+		if !e.IsDir() {
+			return Entry{}, fault.New(fault.NotFound, "look up", path, nil)
+		}
+		if e, err = a.Lookup(ctx, e.Ref, part); err != nil {
+			return Entry{}, err
+		}
+	}
+	return e, nil
 }
