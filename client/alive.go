@@ -1,29 +1,46 @@
 package client
 
 import (
-	"context"
-	"errors"
+	"fmt"
 	"time"
 
 	"pmxfs/internal/wire"
 )
 
-// A peer that is gone without a word is noticed within 15 seconds: something is
-// asked when nothing was sent for keepAliveAfter, and then something must come
-// within keepAliveWait.
+// How a peer that is gone without a word is noticed, within 15 seconds.
 const (
+	// keepAliveAfter is how long the connection may be quiet before the peer is
+	// asked for its status.
 	keepAliveAfter = 5 * time.Second
-	keepAliveWait  = 8 * time.Second
+	// silentMost is how long the peer may show no sign of life while it owes an
+	// answer.
+	silentMost = 14 * time.Second
+	// pausedMost is the same for a peer that has uploads to settle and may pause
+	// meanwhile, over a stream that does not show whether bytes are taken: what
+	// stands in the pipes of a slow link looks the same.
+	pausedMost = 10 * time.Minute
+	// stalledMost is how long reads may wait for a peer that does answer, but
+	// not them.
+	stalledMost = 5 * time.Minute
+
+	watchEvery = time.Second
 )
 
-// keepAlive asks for the status when the connection is quiet, and ends it when
-// no answer comes. Servers without the feature browse cannot be asked; there
-// the transport must notice.
-func (cn *conn) keepAlive() {
-	if !cn.features.Has(wire.Browse) {
-		return
-	}
-	tick := time.NewTicker(time.Second)
+// A watch looks after one connection.
+type watch struct {
+	cn       *conn
+	probe    *question // a GetStatus without an answer
+	taken    int64     // when the peer's machine last took bytes
+	unacked  int
+	keepable bool // the peer can be asked
+}
+
+// watch asks for the status when the connection is quiet, and ends it when the
+// peer is gone. Servers without the feature browse cannot be asked; there the
+// transport must notice.
+func (cn *conn) watch() {
+	w := &watch{cn: cn, keepable: cn.features.Has(wire.Browse)}
+	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -31,19 +48,75 @@ func (cn *conn) keepAlive() {
 		case <-cn.dead:
 			return
 		}
-		now := time.Now().UnixNano()
-		if now-max(cn.lastSent.Load(), cn.lastRead.Load()) < int64(keepAliveAfter) {
-			continue
-		}
-		asked := time.Now()
-		ctx, cancel := context.WithTimeout(context.Background(), keepAliveWait)
-		_, err := cn.status(ctx)
-		cancel()
-		// An answer that stands behind others is late, not missing: any byte
-		// that came is a sign of life. So is a packet that went out meanwhile:
-		// ours may stand behind a long one.
-		if errors.Is(err, context.DeadlineExceeded) && max(cn.lastRead.Load(), cn.lastSent.Load()) < asked.UnixNano() {
-			cn.end(errors.New("the store has not answered for " + (keepAliveAfter + keepAliveWait).String()))
+		if err := w.look(); err != nil {
+			cn.client.log.Warn("connection given up", "err", err)
+			cn.end(err)
 		}
 	}
+}
+
+func (w *watch) look() error {
+	cn, now := w.cn, w.cn.now()
+	tcp := socketOf(cn.nc)
+	if tcp != nil {
+		if n := unacknowledged(tcp); n != w.unacked {
+			w.unacked, w.taken = n, now
+		}
+	}
+	if w.probe != nil {
+		select {
+		case <-w.probe.done:
+			w.probe = nil
+		default:
+		}
+	}
+	heard := cn.lastRead.Load()
+	if w.keepable && w.probe == nil && max(now-heard, now-cn.lastSent.Load()) >= int64(keepAliveAfter) {
+		w.probe = cn.askAlive()
+	}
+	paused, stalled, ignored := cn.waiting(now)
+	limit := silentMost
+	if paused && tcp == nil {
+		limit = pausedMost
+	}
+	if silent := time.Duration(now - max(heard, w.taken)); w.probe != nil && silent > limit {
+		return fmt.Errorf("no sign of life for %d seconds", silent/time.Second)
+	}
+	if ignored {
+		return fmt.Errorf("what was canceled has not ended for %v", stalledMost)
+	}
+	if stalled && now-cn.lastData.Load() > int64(stalledMost) {
+		return fmt.Errorf("reads were not answered for %v", stalledMost)
+	}
+	return nil
+}
+
+// waiting reports whether uploads are under way, whether a read has waited for
+// too long, and whether something that was canceled has.
+func (cn *conn) waiting(now int64) (uploads, stalled, ignored bool) {
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	for _, c := range cn.calls {
+		if c != nil && c.sent && now-c.since > int64(stalledMost) {
+			stalled = stalled || c.class == demand
+			ignored = ignored || c.canceled
+		}
+	}
+	return cn.gate.n[upload] > 0, stalled, ignored
+}
+
+// askAlive asks for the status, unless there is no id for it just now.
+func (cn *conn) askAlive() *question {
+	q := &question{want: wire.TypeStatus, done: make(chan struct{})}
+	cn.mu.Lock()
+	c := &call{cn: cn, class: control, sink: q}
+	ok := cn.err == nil && cn.gate.fitsLocked(c)
+	if ok {
+		cn.gate.enterLocked(cn, c)
+	}
+	cn.mu.Unlock()
+	if !ok || !cn.push(&packet{call: c, typ: wire.TypeGetStatus, opens: true}, urgent) {
+		return nil
+	}
+	return q
 }

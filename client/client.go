@@ -2,9 +2,7 @@ package client
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -16,30 +14,25 @@ import (
 // rest is useful.
 type Config struct {
 	// Dial opens a connection to the store. It is called again whenever the
-	// connection has broken.
+	// connection has broken, never twice at once.
 	Dial func(ctx context.Context) (net.Conn, error)
 
 	Log *slog.Logger // nil: nothing is logged
 
 	// RetryFor is how long lists, files and chunks wait for a broken
 	// connection to come back before they fail with kind unavailable. Zero
-	// stands for a minute; below zero they fail at once.
+	// stands for DefaultRetryFor; below zero they fail at once.
 	RetryFor time.Duration
 
 	// MaxUploads bounds the bytes of uploads that the server has not answered;
-	// zero stands for 32 MiB, which no server's bound is below.
+	// zero stands for 32 MiB, which every server has room for.
 	MaxUploads int64
 }
 
 // DefaultRetryFor is what a zero Config.RetryFor stands for.
 const DefaultRetryFor = time.Minute
 
-const (
-	defaultMaxUploads = 32 << 20
-	handshakeTimeout  = 15 * time.Second
-	firstBackoff      = 50 * time.Millisecond
-	maxBackoff        = 5 * time.Second
-)
+const defaultMaxUploads = 32 << 20
 
 // A Client is a connection to a store that comes back by itself when it breaks.
 // Its methods may be called by any number of goroutines at once.
@@ -48,21 +41,22 @@ type Client struct {
 	log   *slog.Logger
 	stats counters
 
-	ctx  context.Context // ends with Close
 	stop context.CancelFunc
+	gone chan struct{} // closed when nothing runs any more
+	kick chan struct{} // for who dials: somebody waits
 
-	mu      sync.Mutex
-	cur     *conn         // may be dead already
-	dialing chan struct{} // closed when the attempt under way is over; nil: none is
-	lastErr error         // of the last attempt, if it failed
-	backoff time.Duration
-	gen     uint64
-	closed  bool
+	mu       sync.Mutex
+	cur      *conn // may be dead already; the last one there was
+	closed   bool
+	failures uint64        // attempts to dial that failed
+	lastErr  error         // of the last of them
+	changed  chan struct{} // closed, and made anew, when any of these changes
 }
 
 // New connects to the store: it dials once and shakes hands. Errors: those of
-// Dial; unsupported when the other end speaks another version; corrupt when it
-// does not speak the protocol at all.
+// Dial; unavailable when the server does not greet, or what it says instead;
+// unsupported when it speaks another version; corrupt when it does not speak the
+// protocol at all. ctx bounds the connecting alone.
 func New(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.RetryFor == 0 {
 		cfg.RetryFor = DefaultRetryFor
@@ -70,32 +64,33 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.MaxUploads <= 0 {
 		cfg.MaxUploads = defaultMaxUploads
 	}
-	c := &Client{cfg: cfg, log: cfg.Log}
+	c := &Client{cfg: cfg, log: cfg.Log, gone: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{})}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	c.ctx, c.stop = context.WithCancel(context.Background())
-	cn, err := c.dial(ctx)
+	cn, err := c.dial(ctx, firstDialTime)
 	if err != nil {
-		c.stop()
 		return nil, err
 	}
 	c.cur = cn
+	live, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	go c.keepConnected(live, cn)
 	return c, nil
 }
 
-// Close ends the connection. What is under way fails.
+// Close ends the connection. What is under way fails, with ErrClosed among the
+// causes. When Close returns, nothing of the client runs any more but what the
+// caller began.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
 	cn := c.cur
-	c.cur = nil
+	c.announceLocked()
 	c.mu.Unlock()
 	c.stop()
-	if cn != nil {
-		cn.end(ErrClosed)
-		<-cn.gone
-	}
+	cn.end(ErrClosed)
+	<-c.gone
 	return nil
 }
 
@@ -104,130 +99,114 @@ func (c *Client) Close() error {
 func (c *Client) Features() Features {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cur == nil {
-		return 0
-	}
 	return c.cur.features
 }
 
-// dial opens and greets one connection.
-func (c *Client) dial(ctx context.Context) (*conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
-	nc, err := c.cfg.Dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	cn, err := handshake(ctx, nc, c)
-	if err != nil {
-		nc.Close()
-		return nil, err
-	}
-	return cn, nil
+func (c *Client) announceLocked() {
+	close(c.changed)
+	c.changed = make(chan struct{})
 }
 
-// connection returns the connection, or waits until it is back, at most until
-// patience has passed since begin.
-func (c *Client) connection(ctx context.Context, begin time.Time, patience time.Duration) (*conn, error) {
-	for first := true; ; first = false {
+// A patience says how long a call goes on asking when the connection breaks: for
+// so long in a row, and not for ever in all.
+type patience struct {
+	limit time.Duration
+	since time.Time // the connection has been missed; zero: it is not
+	had   time.Time // when the last one was had
+	tries int
+}
+
+// maxTries bounds how often one call is asked again: if it is what breaks the
+// connection, it must end some time.
+const maxTries = 20
+
+// over notes that the connection is missed, and reports whether that is enough.
+func (p *patience) over() bool {
+	now := time.Now()
+	// One that held for a while was not part of the same outage.
+	if p.since.IsZero() || !p.had.IsZero() && now.Sub(p.had) > maxBackoff {
+		p.since = now
+	}
+	p.had = time.Time{}
+	return p.tries > maxTries || now.Sub(p.since) >= p.limit
+}
+
+// progress begins anew.
+func (p *patience) progress() { p.since, p.tries = time.Time{}, 0 }
+
+// connection returns the connection, or waits until it is back as long as p lasts.
+func (c *Client) connection(ctx context.Context, p *patience) (*conn, error) {
+	var failures uint64
+	for waited := false; ; waited = true {
 		c.mu.Lock()
 		if c.closed {
 			c.mu.Unlock()
-			return nil, fault.New(fault.Unavailable, "connect", "", ErrClosed)
+			return nil, &ConnectionError{Err: ErrClosed}
 		}
-		if c.cur != nil && c.cur.alive() {
+		if c.cur.alive() {
 			defer c.mu.Unlock()
+			p.had = time.Now()
+			p.tries++
 			return c.cur, nil
 		}
-		if !first && c.dialing == nil && c.lastErr != nil {
-			err := c.lastErr
-			if k := fault.KindOf(err); time.Since(begin) >= patience || k == fault.Denied || k == fault.Invalid || k == fault.Unsupported {
-				c.mu.Unlock()
-				return nil, &ConnectionError{err}
-			}
+		if !waited {
+			failures = c.failures
 		}
-		if c.dialing == nil {
-			c.dialing = make(chan struct{})
-			go c.redial(c.backoff)
-		}
-		wait := c.dialing
+		err, why, changed := c.lastErr, c.cur.why().Err, c.changed
+		failed := c.failures > failures
 		c.mu.Unlock()
-		left := time.NewTimer(patience - time.Since(begin))
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			left.Stop()
-			return nil, ctx.Err()
-		case <-left.C:
-			if !first || patience >= 0 {
-				c.mu.Lock()
-				err := c.lastErr
-				c.mu.Unlock()
-				if err == nil {
-					err = errors.New("it does not come back")
-				}
-				return nil, &ConnectionError{err}
-			}
+		if failed && isLasting(err) {
+			return nil, &ConnectionError{Err: err, lasting: true}
 		}
-		left.Stop()
+		if p.over() {
+			if err == nil {
+				err = why
+			}
+			return nil, &ConnectionError{Err: err}
+		}
+		select {
+		case c.kick <- struct{}{}:
+		default:
+		}
+		t := time.NewTimer(p.limit - time.Since(p.since))
+		select {
+		case <-changed:
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, ctx.Err()
+		}
+		t.Stop()
 	}
 }
 
-// redial makes one attempt, after a pause if the last one failed.
-func (c *Client) redial(pause time.Duration) {
-	if pause > 0 {
-		t := time.NewTimer(pause/2 + rand.N(pause/2+1))
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-c.ctx.Done():
-		}
+// isLasting reports whether an attempt that failed with err will fail again, so
+// that nobody need wait for the next.
+func isLasting(err error) bool {
+	switch fault.KindOf(err) {
+	case fault.Denied, fault.Invalid, fault.Unsupported:
+		return true
 	}
-	cn, err := c.dial(c.ctx)
-	c.mu.Lock()
-	c.lastErr = err
-	if err != nil {
-		c.backoff = min(max(2*c.backoff, firstBackoff), maxBackoff)
-		c.log.Debug("cannot connect", "err", err)
-	} else {
-		c.backoff = 0
-		c.stats.reconnects.Add(1)
-		c.log.Info("connected again")
-		if c.closed {
-			defer cn.end(ErrClosed)
-		} else {
-			c.cur = cn
-		}
-	}
-	close(c.dialing)
-	c.dialing = nil
-	c.mu.Unlock()
+	return false
 }
 
 // do runs f on the connection, and again on the next one when it broke, until
-// the client's patience is over.
-func (c *Client) do(ctx context.Context, need Features, op string, f func(cn *conn) error) error {
-	begin := time.Now()
+// the client's patience is over. Errors are about op and subject.
+func (c *Client) do(ctx context.Context, need Features, op, subject string, f func(cn *conn) error) error {
+	p := patience{limit: c.cfg.RetryFor}
 	for {
-		cn, err := c.connection(ctx, begin, c.cfg.RetryFor)
+		cn, err := c.connection(ctx, &p)
 		if err != nil {
-			return wrap(op, err)
+			return about(op, subject, err)
 		}
 		if !cn.features.Has(need) {
 			return lacks(op, cn.features, need)
 		}
-		if err = f(cn); !isBroken(err) || ctx.Err() != nil || c.ctx.Err() != nil {
-			return err
+		if err = f(cn); !isBroken(err) {
+			return about(op, subject, err)
 		}
-		if time.Since(begin) >= c.cfg.RetryFor {
-			return wrap(op, err)
+		if p.over() {
+			return about(op, subject, err)
 		}
 	}
-}
-
-func wrap(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fault.New(fault.Unknown, op, "", err)
 }

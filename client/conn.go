@@ -1,7 +1,6 @@
 package client
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,120 +9,78 @@ import (
 	"sync/atomic"
 	"time"
 
-	"pmxfs/internal/fault"
 	"pmxfs/internal/wire"
 )
 
-// A conn is one connection from its handshake to its end.
+// A conn is one connection from its handshake to its end. Goroutines: the
+// reader, the writer, and one that watches whether the peer is alive. No lock is
+// held over I/O.
 type conn struct {
 	client   *Client
 	nc       net.Conn
 	features Features
-	gen      uint64
 
-	ids  chan uint8 // those that are free, in the order in which they became so
-	turn turn       // whose packet is next
-	w    *wire.Writer
+	born     time.Time
+	lastRead atomic.Int64 // when bytes came last: nanoseconds since born, as all here
+	lastData atomic.Int64 // when a packet other than Status came last
+	lastSent atomic.Int64 // when a packet went out last
 
-	uploads  *window       // bytes of uploads without an answer
-	lastRead atomic.Int64  // nanoseconds of the wall clock at the last bytes
-	lastSent atomic.Int64  // and of the last packet
-	dead     chan struct{} // closed when the connection is over
-	gone     chan struct{} // closed when its goroutines have ended
+	dead chan struct{} // closed when the connection is over
+	gone chan struct{} // closed when its goroutines have ended
+	wake chan struct{} // for the writer
 
 	mu    sync.Mutex
 	calls [256]*call
-	err   error // why it is over
+	gate  gate
+	queue queue
+	err   *ConnectionError // why it is over
 }
 
-// A call is a request or stream in flight: an id and who takes its answers.
+// A sink takes what comes for a call, on the reader.
+type sink interface {
+	// packet is called for each packet of the answer, Errors included. It takes
+	// what it wants of the payload and waits for nobody. It reports whether
+	// that was the last packet; an error ends the connection, and if it is one
+	// of the protocol's rules, it is also what the call ends with.
+	packet(h wire.Header, r *wire.Reader) (final bool, err error)
+
+	// over is called once, when there is nothing more to come: nil after the
+	// last packet, else why there was none. It may run on any goroutine.
+	over(err error)
+}
+
+// A call is a request or stream in flight: what has taken an id. Its fields are
+// guarded by conn.mu.
 type call struct {
-	id uint8
+	cn    *conn
+	id    uint8 // set once
+	class class
+	bytes int64 // of the window for uploads
+	sink  sink  // set once
 
-	// take is called by the reader for each packet on the id. It takes what it
-	// wants of the payload and never waits. It reports whether the packet was
-	// the final answer; an error ends the connection.
-	take func(h wire.Header, r *wire.Reader) (final bool, err error)
-
-	// over is called once, when the final answer was taken (nil) or when the
-	// connection ended before it.
-	over func(err error)
+	sent     bool  // its first packet is on its way, or was
+	canceled bool  // a Cancel is on its way, or was
+	ended    bool  // the id is not its own any more
+	since    int64 // when it was sent or, later, canceled: nanoseconds since conn.born
 }
 
-// maxIDs is how many requests can be in flight: id 255 stays unused, since
-// version 1 peers count 0 to 254.
-const maxIDs = 255
-
-// handshake reads the Hello and starts the connection's goroutines.
-func handshake(ctx context.Context, nc net.Conn, c *Client) (*conn, error) {
-	cn := &conn{client: c, nc: nc, ids: make(chan uint8, maxIDs), w: wire.NewWriter(nc), uploads: newWindow(c.cfg.MaxUploads),
-		dead: make(chan struct{}), gone: make(chan struct{})}
-	for id := range maxIDs {
-		cn.ids <- uint8(id)
-	}
-	stop := context.AfterFunc(ctx, func() { nc.SetReadDeadline(time.Unix(1, 0)) })
-	r := wire.NewReader(&meteredReader{nc, &cn.lastRead})
-	hello, err := readHello(r)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		if ctx.Err() != nil {
-			err = fault.Newf(fault.Unavailable, "handshake", "", "the server did not greet in time: %w", ctx.Err())
-		}
-		return nil, err
-	}
-	cn.features = hello.Features
-	c.mu.Lock()
-	c.gen++
-	cn.gen = c.gen
-	c.mu.Unlock()
-	var both sync.WaitGroup
-	both.Go(func() { cn.read(r) })
-	both.Go(cn.keepAlive)
-	go func() { both.Wait(); close(cn.gone) }()
-	return cn, nil
+func newConn(nc net.Conn, c *Client) *conn {
+	cn := &conn{client: c, nc: nc, born: time.Now(),
+		dead: make(chan struct{}), gone: make(chan struct{}), wake: make(chan struct{}, 1)}
+	cn.gate.init(c.cfg.MaxUploads)
+	return cn
 }
 
-func readHello(r *wire.Reader) (wire.Hello, error) {
-	h, err := r.Next()
-	if err != nil {
-		if k := fault.KindOf(err); k == fault.Unknown {
-			err = fault.New(fault.Unavailable, "handshake", "", err)
-		}
-		return wire.Hello{}, err
-	}
-	switch {
-	case h.Type == wire.TypeError:
-		p, err := r.Payload(wire.MaxAnswerPayload)
-		if err != nil {
-			return wire.Hello{}, err
-		}
-		e, err := wire.ParseError(p)
-		if err != nil {
-			return wire.Hello{}, err
-		}
-		return wire.Hello{}, e.Err()
-	case h.Type != wire.TypeHello || h.ID != 0 || h.Len > 4<<10:
-		return wire.Hello{}, violation("the first packet is %v on id %d, not a Hello", h.Type, h.ID)
-	}
-	p, err := r.Payload(4 << 10)
-	if err != nil {
-		return wire.Hello{}, err
-	}
-	return wire.ParseHello(p)
-}
+// now returns the nanoseconds since the connection was made.
+func (cn *conn) now() int64 { return int64(time.Since(cn.born)) }
 
-// meteredReader notes when bytes came.
-type meteredReader struct {
-	r    io.Reader
-	last *atomic.Int64
-}
-
-func (m *meteredReader) Read(p []byte) (int, error) {
-	n, err := m.r.Read(p)
-	m.last.Store(time.Now().UnixNano())
-	return n, err
+// start begins the connection's goroutines.
+func (cn *conn) start(r *wire.Reader) {
+	var all sync.WaitGroup
+	all.Go(func() { cn.read(r) })
+	all.Go(cn.write)
+	all.Go(cn.watch)
+	go func() { all.Wait(); close(cn.gone) }()
 }
 
 func (cn *conn) alive() bool {
@@ -138,142 +95,175 @@ func (cn *conn) alive() bool {
 // end breaks the connection off; the first reason counts.
 func (cn *conn) end(err error) {
 	cn.mu.Lock()
-	if cn.err == nil {
+	first := cn.err == nil
+	if first {
 		cn.err = broken(err)
 		close(cn.dead)
-		cn.nc.Close()
 	}
 	cn.mu.Unlock()
+	if first {
+		cn.nc.Close()
+	}
+}
+
+// why returns the reason of the end.
+func (cn *conn) why() *ConnectionError {
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	return cn.err
 }
 
 // read hands each packet to the call it belongs to, until the connection ends.
 func (cn *conn) read(r *wire.Reader) {
-	err := cn.readAll(r)
-	if errors.Is(err, io.EOF) {
-		err = errors.New("the store closed the connection")
+	guilty, err := cn.readAll(r)
+	switch {
+	case errors.Is(err, io.EOF):
+		cn.end(errClosedByServer)
+	default:
+		cn.end(err)
 	}
-	cn.end(err)
 	cn.mu.Lock()
-	err = cn.err
 	calls := cn.calls
 	cn.calls = [256]*call{}
-	cn.mu.Unlock()
 	for _, c := range calls {
 		if c != nil {
-			c.over(err)
+			c.ended = true
+		}
+	}
+	why := cn.err.Err
+	cn.mu.Unlock()
+	for _, c := range calls {
+		switch {
+		case c == nil:
+		case c == guilty:
+			// Asked again, it would end the next connection too, and with it
+			// what others ask for.
+			c.sink.over(err)
+		default:
+			c.sink.over(&ConnectionError{Err: why, Sent: c.sent})
 		}
 	}
 }
 
-func (cn *conn) readAll(r *wire.Reader) error {
+// readAll reads packets until one cannot be read or breaks the rules; then
+// guilty is the call that it was for, if any.
+func (cn *conn) readAll(r *wire.Reader) (guilty *call, err error) {
 	for {
 		h, err := r.Next()
+		if err == nil {
+			err = wire.CheckFromServer(h, cn.features)
+		}
 		if err != nil {
-			return err
+			var framing *wire.FramingError
+			if errors.As(err, &framing) {
+				return cn.find(framing.Header.ID), breach("%w", err)
+			}
+			return nil, err
 		}
-		if err := wire.CheckFromServer(h, cn.features); err != nil {
-			return fault.New(fault.Corrupt, "protocol", "", err)
+		cn.client.stats.received[h.Type].add(h.Len)
+		if h.Type != wire.TypeStatus {
+			cn.lastData.Store(cn.now())
 		}
-		cn.client.stats.received[h.Type].Add(1)
-		cn.mu.Lock()
-		c := cn.calls[h.ID]
-		cn.mu.Unlock()
+		c := cn.find(h.ID)
 		if c == nil {
 			if h.Type == wire.TypeError { // told why, before it hangs up
-				return serverError(r)
+				told, err := readError(r)
+				if err == nil {
+					err = fmt.Errorf("the store ended the connection: %w", told)
+				}
+				return nil, err
 			}
-			return violation("%v on id %d, which asked nothing", h.Type, h.ID)
+			return nil, breach("%v on id %d, which asked nothing", h.Type, h.ID)
 		}
-		final, err := c.take(h, r)
-		if err != nil {
-			return fault.New(fault.Corrupt, "protocol", fmt.Sprintf("%v on id %d", h.Type, h.ID), err)
-		}
-		if final {
-			cn.mu.Lock()
-			cn.calls[h.ID] = nil
-			cn.mu.Unlock()
-			c.over(nil)
-			cn.ids <- h.ID
+		final, err := c.sink.packet(h, r)
+		switch {
+		case err == nil && final:
+			cn.finish(c)
+			c.sink.over(nil)
+		case err == nil:
+		case isRule(err):
+			return c, breach("%v on id %d: %w", h.Type, h.ID, err)
+		default:
+			return nil, err
 		}
 	}
 }
 
-// serverError reads the payload of an Error packet.
-func serverError(r *wire.Reader) error {
+// find returns the call that has the id and has begun to ask, or nil.
+func (cn *conn) find(id uint8) *call {
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	if c := cn.calls[id]; c != nil && c.sent {
+		return c
+	}
+	return nil
+}
+
+// finish lets a call's id go, after its last packet.
+func (cn *conn) finish(c *call) {
+	cn.mu.Lock()
+	cn.finishLocked(c)
+	cn.mu.Unlock()
+}
+
+func (cn *conn) finishLocked(c *call) {
+	if c.ended {
+		return
+	}
+	c.ended = true
+	cn.calls[c.id] = nil
+	cn.queue.dropLocked(c)
+	cn.gate.leaveLocked(cn, c)
+}
+
+// abandon is for a call whose answer nobody wants any more. One that was not
+// sent ends at once; else the server is told, where it understands that, and
+// the call ends as ever. It does not wait.
+func (cn *conn) abandon(c *call) {
+	cn.mu.Lock()
+	switch {
+	case c.ended:
+	case !c.sent:
+		cn.finishLocked(c)
+		cn.mu.Unlock()
+		c.sink.over(errAbandoned)
+		return
+	case !c.canceled && cn.features.Has(wire.Control):
+		c.canceled, c.since = true, cn.now()
+		cn.pushLocked(&packet{call: c, typ: wire.TypeCancel}, urgent)
+	}
+	cn.mu.Unlock()
+}
+
+// abandonUnsent ends a call that was not sent; one that was takes its course.
+func (cn *conn) abandonUnsent(c *call) {
+	cn.mu.Lock()
+	sent := c.sent
+	cn.mu.Unlock()
+	if !sent {
+		cn.abandon(c)
+	}
+}
+
+// readError reads the payload of an Error packet. told is what the server says
+// with it; err is why it could not be read.
+func readError(r *wire.Reader) (told, err error) {
 	p, err := r.Payload(wire.MaxAnswerPayload)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	e, err := wire.ParseError(p)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return e.Err()
+	return e.Err(), nil
 }
 
-// begin takes a free id for c and sends its first packet. Demand goes ahead of
-// packets that are not urgent. When it fails, c is over and has been told; if
-// the error is of ctx, nothing was sent.
-func (cn *conn) begin(ctx context.Context, c *call, urgent bool, t wire.Type, parts ...[]byte) error {
-	select {
-	case c.id = <-cn.ids:
-	case <-cn.dead:
-		return cn.why()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if err := cn.turn.take(ctx, cn.dead, urgent); err != nil {
-		cn.ids <- c.id
-		if err == errDead {
-			err = cn.why()
-		}
-		return err
-	}
-	cn.mu.Lock()
-	if cn.err != nil {
-		err := cn.err
-		cn.mu.Unlock()
-		cn.turn.give()
-		return err
-	}
-	cn.calls[c.id] = c
-	cn.mu.Unlock()
-	err := cn.write(c.id, t, parts...)
-	cn.turn.give()
-	if err != nil {
-		// The reader ends the call, as all others.
-		cn.end(err)
-	}
-	return nil
-}
+// A meteredReader notes when bytes came.
+type meteredReader struct{ cn *conn }
 
-// send sends a further packet on an id that begin took.
-func (cn *conn) send(ctx context.Context, id uint8, urgent bool, t wire.Type, parts ...[]byte) error {
-	if err := cn.turn.take(ctx, cn.dead, urgent); err != nil {
-		if err == errDead {
-			err = cn.why()
-		}
-		return err
-	}
-	err := cn.write(id, t, parts...)
-	cn.turn.give()
-	if err != nil {
-		cn.end(err)
-		return cn.why()
-	}
-	return nil
-}
-
-// write writes a packet; the caller has the turn.
-func (cn *conn) write(id uint8, t wire.Type, parts ...[]byte) error {
-	cn.client.stats.sent[t].Add(1)
-	err := cn.w.Write(id, t, parts...)
-	cn.lastSent.Store(time.Now().UnixNano())
-	return err
-}
-
-func (cn *conn) why() error {
-	cn.mu.Lock()
-	defer cn.mu.Unlock()
-	return cn.err
+func (m meteredReader) Read(p []byte) (int, error) {
+	n, err := m.cn.nc.Read(p)
+	m.cn.lastRead.Store(m.cn.now())
+	return n, err
 }

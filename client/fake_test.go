@@ -34,8 +34,8 @@ func pair(t testing.TB) (a, b net.Conn) {
 	return ends[0], ends[1]
 }
 
-// A packet as the fake server reads it.
-type packet struct {
+// A frame is a packet as the fake server reads it.
+type frame struct {
 	wire.Header
 	payload []byte
 }
@@ -76,16 +76,16 @@ func (f *fake) dial(context.Context) (net.Conn, error) {
 }
 
 // next reads a packet; ok is false at the end.
-func (f *fakeConn) next() (p packet, ok bool) {
+func (f *fakeConn) next() (p frame, ok bool) {
 	h, err := f.r.Next()
 	if err != nil {
-		return packet{}, false
+		return frame{}, false
 	}
 	body, err := io.ReadAll(f.r)
 	if err != nil {
-		return packet{}, false
+		return frame{}, false
 	}
-	return packet{h, body}, true
+	return frame{h, body}, true
 }
 
 func (f *fakeConn) send(id uint8, t wire.Type, parts ...[]byte) {

@@ -132,7 +132,7 @@ func TestHostileAnswersEndTheConnection(t *testing.T) {
 		"a second Hello":   func(f *fakeConn, id uint8) { f.send(id, wire.TypeHello, wire.Hello{Version: 1}.Append(nil)) },
 		"length 0":         func(f *fakeConn, id uint8) { f.conn.Write([]byte{id, 18, 0, 0, 0, 0}) },
 		"length 2 GiB":     func(f *fakeConn, id uint8) { f.conn.Write([]byte{id, 18, 0, 0, 0, 128}) },
-		"cut short":        func(f *fakeConn, id uint8) { f.conn.Write([]byte{id, 18, 50, 0, 0, 0, 1}) },
+		"cut short":        func(f *fakeConn, id uint8) { f.conn.Write(append([]byte{id, 18, 100, 0, 0, 0}, head(0, 46, d)...)) },
 		"one chunk too many": func(f *fakeConn, id uint8) {
 			f.send(id, wire.TypeBlob, head(0, 4, d), make([]byte, 4))
 			f.send(id, wire.TypeBlob, head(0, 4, d), make([]byte, 4))
@@ -152,8 +152,12 @@ func TestHostileAnswersEndTheConnection(t *testing.T) {
 			}
 			defer func() { c.Close(); f.open.Wait() }()
 			_, _, err = collect(t.Context(), c, []Digest{d, digest(2)}, FetchOptions{})
-			if !errors.Is(err, fault.Unavailable) {
-				t.Errorf("%v", err)
+			want := fault.Corrupt
+			if name == "cut short" || name == "another id" {
+				want = fault.Unavailable // nobody's answer
+			}
+			if !errors.Is(err, want) {
+				t.Errorf("%v is not %v", err, want)
 			}
 			if asked.Load() != 1 {
 				t.Errorf("asked %d times", asked.Load())
@@ -237,7 +241,11 @@ func TestCancelReachesTheServer(t *testing.T) {
 		}
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	fetch := c.Fetch(ctx, []Digest{digest(9)}, FetchOptions{}, func(int, Raw, error) { t.Error("delivered") })
+	fetch := c.Fetch(ctx, []Digest{digest(9)}, FetchOptions{}, func(_ int, _ Raw, err error) {
+		if !errors.Is(err, fault.Canceled) {
+			t.Errorf("delivered with %v", err)
+		}
+	})
 	cancel()
 	if err := fetch.Wait(); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)

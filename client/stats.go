@@ -18,9 +18,12 @@ type Stats struct {
 	UploadBlobs  Sent `json:"upload_blobs"`
 	UploadChunks Sent `json:"upload_chunks"`
 
-	// Packets by type, as many as there were.
+	// Packets by the name of their type, and their bytes, headers included.
+	// Types that did not occur are not there.
 	PacketsSent     map[string]uint64 `json:"packets_sent"`
 	PacketsReceived map[string]uint64 `json:"packets_received"`
+	BytesSent       map[string]uint64 `json:"bytes_sent"`
+	BytesReceived   map[string]uint64 `json:"bytes_received"`
 }
 
 // Fetched counts chunks that were asked for.
@@ -38,14 +41,27 @@ type Sent struct {
 
 type counters struct {
 	reconnects     atomic.Uint64
-	sent, received [wire.NumTypes]atomic.Uint64
-	fetched        [2]struct{ requests, chunks, bytes atomic.Uint64 } // DownloadBlobs, DownloadChunks
-	uploaded       [2]struct{ chunks, bytes atomic.Uint64 }           // UploadBlob, UploadChunk
+	sent, received [wire.NumTypes]traffic
+	fetched        [2]fetchCount                            // DownloadBlobs, DownloadChunks
+	uploaded       [2]struct{ chunks, bytes atomic.Uint64 } // UploadBlob, UploadChunk
+}
+
+type fetchCount struct{ requests, chunks, bytes atomic.Uint64 }
+
+// traffic counts packets of one type in one direction.
+type traffic struct{ packets, bytes atomic.Uint64 }
+
+// add counts a packet by the length of its payload.
+func (t *traffic) add(payload int) {
+	t.packets.Add(1)
+	t.bytes.Add(uint64(payload) + wire.HeaderSize)
 }
 
 // Stats returns the counters as they are now.
 func (c *Client) Stats() Stats {
-	s := Stats{Reconnects: c.stats.reconnects.Load(), PacketsSent: map[string]uint64{}, PacketsReceived: map[string]uint64{}}
+	s := Stats{Reconnects: c.stats.reconnects.Load(),
+		PacketsSent: map[string]uint64{}, PacketsReceived: map[string]uint64{},
+		BytesSent: map[string]uint64{}, BytesReceived: map[string]uint64{}}
 	for i, f := range []*Fetched{&s.DownloadBlobs, &s.DownloadChunks} {
 		n := &c.stats.fetched[i]
 		*f = Fetched{n.requests.Load(), n.chunks.Load(), n.bytes.Load()}
@@ -54,13 +70,14 @@ func (c *Client) Stats() Stats {
 		n := &c.stats.uploaded[i]
 		*u = Sent{n.chunks.Load(), n.bytes.Load()}
 	}
-	for t := range wire.NumTypes {
-		if n := c.stats.sent[t].Load(); n > 0 {
-			s.PacketsSent[wire.Type(t).String()] = n
+	count := func(t wire.Type, n *traffic, packets, bytes map[string]uint64) {
+		if p := n.packets.Load(); p > 0 {
+			packets[t.String()], bytes[t.String()] = p, n.bytes.Load()
 		}
-		if n := c.stats.received[t].Load(); n > 0 {
-			s.PacketsReceived[wire.Type(t).String()] = n
-		}
+	}
+	for t := range wire.Type(wire.NumTypes) {
+		count(t, &c.stats.sent[t], s.PacketsSent, s.BytesSent)
+		count(t, &c.stats.received[t], s.PacketsReceived, s.BytesReceived)
 	}
 	return s
 }
