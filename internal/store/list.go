@@ -89,7 +89,7 @@ func (s *Store) walkGroups(ctx context.Context, ns string, recurse bool, visit f
 	return nil
 }
 
-// folders returns the names of the folders in a folder; symbolic links are none.
+// folders returns the sorted names of the folders in a folder; symbolic links are none.
 func (s *Store) folders(name string) []string {
 	entries, err := s.fs.ReadDir(name)
 	if err != nil && !absent(err) {
@@ -101,6 +101,7 @@ func (s *Store) folders(name string) []string {
 			names = append(names, e.Name)
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 
