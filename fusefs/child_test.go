@@ -28,6 +28,7 @@ var readers = map[string]func(args []string) error{
 	"random":      readRandom,
 	"signal":      readSignalled,
 	"hold":        readAndHold,
+	"many":        readMany,
 	"errno":       readErrno,
 	"interrupted": readInterrupted,
 	"rate":        readRate,
@@ -193,6 +194,19 @@ func readAndHold(args []string) error {
 	fmt.Println("held")
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
+}
+
+// many FILE N: reads from N threads at once.
+func readMany(args []string) error {
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return parallel(int(number(args[1])), func(int) error {
+		_, err := f.ReadAt(make([]byte, 4096), 0)
+		return err
+	})
 }
 
 // rate FILE BLOCK: prints the MB/s of reading all of a file.

@@ -197,6 +197,37 @@ func TestSlowReads(t *testing.T) {
 	}
 }
 
+// More readers than are served at once wait for their turn, and can be killed
+// while the store is silent. Others are served meanwhile from memory.
+func TestManyWait(t *testing.T) {
+	var waiting atomic.Int64
+	stuck := newFile(2, 4096)
+	stuck.direct = true
+	stuck.read = func(ctx context.Context, p []byte, off int64) (int, error) {
+		waiting.Add(1)
+		defer waiting.Add(-1)
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	m := mountTree(t, Config{Root: newDir(1, child{"stuck", stuck}, child{"quick", newFile(3, 1<<20)}), InterruptAfter: time.Nanosecond}, MountOptions{})
+	m.run(`stat $M/quick`)
+	const n = maxAtOnce + 50
+	stop := m.start("many", m.dir+"/stuck", fmt.Sprint(n))
+	eventually(t, "all to wait", func() bool {
+		m.waiting.mu.Lock()
+		defer m.waiting.mu.Unlock()
+		return len(m.waiting.m) == n
+	})
+	if got := waiting.Load(); got != maxAtOnce {
+		t.Errorf("%d are served at once", got)
+	}
+	if got := m.run(`stat -c %s $M/quick; ls $M | grep -c .`); got != "1048576\n2" {
+		t.Errorf("others see %s", got)
+	}
+	stop()
+	eventually(t, "all to be gone", func() bool { return waiting.Load() == 0 })
+}
+
 // A lazy unmount lets readers go on to their end; a connection that is cut fails
 // them. Either way Serve returns, and every handle is closed.
 func TestUnmountUnderLoad(t *testing.T) {

@@ -27,7 +27,7 @@ func (s *Server) lookup(r *fuse.LookupRequest) {
 		s.found(s.ctx, r, parent, n, err)
 		return
 	}
-	s.wait(r, func(ctx context.Context) {
+	s.wait(r, s.others, func(ctx context.Context) {
 		n, err := dir.Lookup(ctx, r.Name)
 		s.found(ctx, r, parent, n, err)
 	})

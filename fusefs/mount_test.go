@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -187,4 +188,23 @@ func (m *mounted) hold(file string, offsets ...int64) (stop func()) {
 		}
 		cancel()
 	}
+}
+
+// start starts a reader that is killed by stop.
+func (m *mounted) start(args ...string) (stop func()) {
+	m.t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	cmd := exec.Command(exe, append([]string{childFlag}, args...)...)
+	if err := cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	m.t.Cleanup(stop)
+	return stop
 }

@@ -32,7 +32,7 @@ func (s *Server) open(r *fuse.OpenRequest) {
 	case !r.Flags.IsReadOnly():
 		r.RespondError(fuse.Errno(syscall.EROFS))
 	default:
-		s.wait(r, func(ctx context.Context) { s.openFile(ctx, r, file) })
+		s.wait(r, s.others, func(ctx context.Context) { s.openFile(ctx, r, file) })
 	}
 }
 

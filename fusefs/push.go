@@ -82,7 +82,7 @@ func (s *Server) pushAll() {
 		select {
 		case job := <-s.push.queue:
 			s.pushOne(job)
-		case <-s.ctx.Done():
+		case <-s.over:
 			for {
 				select {
 				case job := <-s.push.queue:

@@ -44,7 +44,7 @@ func (s *Server) readFile(r *fuse.ReadRequest) {
 		s.bufs.Put(buf)
 		return
 	}
-	s.wait(r, func(ctx context.Context) {
+	s.wait(r, s.reads, func(ctx context.Context) {
 		n, err := h.ReadAt(ctx, buf[:r.Size], r.Offset)
 		s.readDone(ctx, r, h, buf[:], n, err)
 		s.bufs.Put(buf)
@@ -54,20 +54,34 @@ func (s *Server) readFile(r *fuse.ReadRequest) {
 // lend answers a READ out of c.
 func (s *Server) lend(r *fuse.ReadRequest, h *fileHandle, c tree.Chunk) {
 	data := c.Data[r.Offset-c.Start:]
-	s.answer(r, h, data[:min(len(data), r.Size)], c)
+	data = data[:min(len(data), r.Size)]
+	if err := h.whole(r, len(data)); err != nil {
+		s.giveBack(c)
+		s.fail(s.ctx, r, "read", err)
+		return
+	}
+	s.answer(r, h, data, c)
 }
 
 // readDone answers a READ with what ReadAt made of it.
 func (s *Server) readDone(ctx context.Context, r *fuse.ReadRequest, h *fileHandle, buf []byte, n int, err error) {
-	if err == nil && n < r.Size && r.Offset+int64(n) < h.size {
-		// The kernel would fill the rest with zeros and tell nobody.
-		err = fault.Newf(fault.Corrupt, "read", "", "only %d of %d bytes at %d of %d", n, r.Size, r.Offset, h.size)
+	if err == nil {
+		err = h.whole(r, n)
 	}
 	if err != nil {
 		s.fail(ctx, r, "read", err)
 		return
 	}
 	s.answer(r, h, buf[:n], tree.Chunk{})
+}
+
+// whole returns an error if n bytes are too few for r before the end of the
+// file: the kernel would fill the rest with zeros and tell nobody.
+func (h *fileHandle) whole(r *fuse.ReadRequest, n int) error {
+	if n >= r.Size || r.Offset+int64(n) >= h.size {
+		return nil
+	}
+	return fault.Newf(fault.Corrupt, "read", "", "only %d of %d bytes at %d of %d", n, r.Size, r.Offset, h.size)
 }
 
 // answer sends data. What it does afterwards does not keep the reader waiting;

@@ -30,7 +30,7 @@ func (s *Server) readdir(r *fuse.ReadRequest) {
 		s.entries(r, h, list)
 		return
 	}
-	s.wait(r, func(ctx context.Context) {
+	s.wait(r, s.others, func(ctx context.Context) {
 		list, err := h.dir.List(ctx)
 		if err != nil {
 			s.fail(ctx, r, "list", err)

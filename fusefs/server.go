@@ -17,11 +17,6 @@ import (
 	"pmxfs/internal/tree"
 )
 
-// maxWaiting bounds the requests that wait in goroutines of their own. Each
-// keeps one of bazil's 132 KiB messages. The kernel sends at most 64 in the
-// background; the others are processes that wait.
-const maxWaiting = 256
-
 // maxRead is the size of the largest READ: neither an option nor the kernel can
 // make it more with this library.
 const maxRead = 128 << 10
@@ -55,12 +50,14 @@ type Server struct {
 	conn    *fuse.Conn
 	cfg     Config
 	log     *slog.Logger
-	ctx     context.Context // ends with Serve; all waiting is done under it
+	ctx     context.Context // ends when the kernel has gone; all waiting is done under it
 	cancel  context.CancelFunc
+	over    chan struct{} // closed when nothing more can be offered to the pushers
 	nodes   nodes
 	handles handles
 	waiting waiting
-	room    chan struct{} // one token a goroutine that waits
+	reads   chan struct{} // a token for each read that is at it
+	others  chan struct{} // and for each other request
 	tasks   sync.WaitGroup
 	bufs    sync.Pool // *[maxRead]byte
 	push    pusher
@@ -78,7 +75,10 @@ func New(conn *fuse.Conn, cfg Config) (*Server, error) {
 	if cfg.InterruptAfter == 0 {
 		cfg.InterruptAfter = 500 * time.Millisecond
 	}
-	s := &Server{conn: conn, cfg: cfg, log: cfg.Log, room: make(chan struct{}, maxWaiting)}
+	s := &Server{
+		conn: conn, cfg: cfg, log: cfg.Log,
+		reads: make(chan struct{}, maxAtOnce), others: make(chan struct{}, maxAtOnce), over: make(chan struct{}),
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.bufs.New = func() any { return new([maxRead]byte) }
 	attr, err := cfg.Root.Attr(s.ctx)
@@ -116,6 +116,7 @@ func (s *Server) Serve() error {
 	}
 	s.cancel()
 	s.tasks.Wait()
+	close(s.over)
 	helpers.Wait()
 	s.handles.closeAll()
 	return err
@@ -131,6 +132,7 @@ func (s *Server) read() error {
 			failed = 0
 			s.serve(req)
 		case errors.Is(err, io.EOF):
+			s.cancel() // nobody is there any more to wait for anything
 			return nil
 		case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.EAGAIN):
 			// The request was given up before it could be read.

@@ -62,7 +62,7 @@ func (s *Server) invalidate() {
 	for {
 		select {
 		case <-s.stale.wake:
-		case <-s.ctx.Done():
+		case <-s.over:
 			return
 		}
 		for key := range s.stale.take() {

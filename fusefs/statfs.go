@@ -14,7 +14,7 @@ func (s *Server) statfs(r *fuse.StatfsRequest) {
 		r.Respond(&resp)
 		return
 	}
-	s.wait(r, func(ctx context.Context) {
+	s.wait(r, s.others, func(ctx context.Context) {
 		sp, err := s.cfg.Space(ctx)
 		if err != nil {
 			s.fail(ctx, r, "room in the store", err)

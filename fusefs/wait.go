@@ -10,6 +10,17 @@ import (
 	"bazil.org/fuse"
 )
 
+const (
+	// maxAtOnce is how many reads that have to wait are worked on at once, and
+	// how many other requests beside them. The kernel sends at most 64 in the
+	// background; the others are processes that wait.
+	maxAtOnce = 256
+
+	// maxWaiting is how many may wait, for their turn too. Each keeps one of
+	// bazil's 132 KiB messages, of which little is ever touched.
+	maxWaiting = 4096
+)
+
 // waiting is the requests that wait, by their ids.
 type waiting struct {
 	after time.Duration // how long an interrupt is not heard
@@ -28,10 +39,15 @@ func (w *waiting) init(after time.Duration) {
 	w.m = make(map[fuse.RequestID]*waiter)
 }
 
-func (w *waiting) add(id fuse.RequestID, cancel context.CancelFunc) {
+// add takes note of a request. It fails if maxWaiting wait already.
+func (w *waiting) add(id fuse.RequestID, cancel context.CancelFunc) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.m) >= maxWaiting {
+		return false
+	}
 	w.m[id] = &waiter{since: time.Now(), cancel: cancel}
+	return true
 }
 
 func (w *waiting) remove(id fuse.RequestID) {
@@ -62,12 +78,16 @@ func (w *waiting) interrupt(id fuse.RequestID) bool {
 // interrupt of that request cancels: this waiter leaves, what it waited for goes
 // on for the others. f answers as the last thing it does.
 //
-// If too many wait already, so does the caller, and with it the kernel.
-func (s *Server) wait(req fuse.Request, f func(ctx context.Context)) {
-	s.room <- struct{}{}
+// If turns has no room it waits for its turn first. Who read it never waits, or
+// nobody would hear of interrupts.
+func (s *Server) wait(req fuse.Request, turns chan struct{}, f func(ctx context.Context)) {
 	id := req.Hdr().ID
 	ctx, cancel := context.WithCancel(s.ctx)
-	s.waiting.add(id, cancel)
+	if !s.waiting.add(id, cancel) {
+		cancel()
+		req.RespondError(fuse.Errno(syscall.EAGAIN))
+		return
+	}
 	s.tasks.Go(func() {
 		defer func() {
 			if p := recover(); p != nil {
@@ -76,9 +96,14 @@ func (s *Server) wait(req fuse.Request, f func(ctx context.Context)) {
 			}
 			s.waiting.remove(id)
 			cancel()
-			<-s.room
 		}()
-		f(ctx)
+		select {
+		case turns <- struct{}{}:
+			defer func() { <-turns }()
+			f(ctx)
+		case <-ctx.Done():
+			s.fail(ctx, req, "wait", ctx.Err())
+		}
 	})
 }
 

@@ -15,7 +15,7 @@ func (s *Server) getxattr(r *fuse.GetxattrRequest) {
 	if x == nil {
 		return
 	}
-	s.wait(r, func(ctx context.Context) {
+	s.wait(r, s.others, func(ctx context.Context) {
 		v, err := x.Xattr(ctx, r.Name)
 		switch {
 		case fault.KindOf(err) == fault.NotFound:
@@ -36,7 +36,7 @@ func (s *Server) listxattr(r *fuse.ListxattrRequest) {
 	if x == nil {
 		return
 	}
-	s.wait(r, func(ctx context.Context) {
+	s.wait(r, s.others, func(ctx context.Context) {
 		names, err := x.ListXattr(ctx)
 		if err != nil {
 			s.fail(ctx, r, "list extended attributes", err)
