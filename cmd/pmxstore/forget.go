@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"pmxfs/cmd/internal/cli"
 	"pmxfs/internal/ref"
 )
 
@@ -23,7 +24,7 @@ func runForget(ctx context.Context, e *env, args []string) error {
 	}
 	snap, err := ref.ParseSnapshot(flags.Arg(1))
 	if err != nil {
-		return err
+		return &cli.UsageError{Err: err}
 	}
 	s, err := open(e, flags.Arg(0), false)
 	if err != nil {

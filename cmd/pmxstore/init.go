@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"pmxfs/cmd/internal/cli"
+	"pmxfs/internal/fault"
 	"pmxfs/internal/store"
 )
 
@@ -21,7 +24,9 @@ func runInit(_ context.Context, e *env, args []string) error {
 	if done, err := parse(flags, e, initUsage, args, 1, 1); done || err != nil {
 		return err
 	}
-	if err := store.Init(flags.Arg(0)); err != nil {
+	if err := store.Init(flags.Arg(0)); errors.Is(err, fault.Exists) {
+		return &cli.HintError{Err: err, Hint: "a store is made in a folder that is empty or not there yet"}
+	} else if err != nil {
 		return err
 	}
 	fmt.Fprintf(e.stdout, "made an empty store in %s\n", flags.Arg(0))

@@ -46,7 +46,7 @@ func runVerify(ctx context.Context, e *env, args []string) error {
 	for _, path := range flags.Args()[1:] {
 		snap, err := ref.ParseSnapshot(path)
 		if err != nil {
-			return err
+			return &cli.UsageError{Err: err}
 		}
 		opt.Snapshots = append(opt.Snapshots, snap)
 	}
@@ -55,7 +55,7 @@ func runVerify(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	defer s.Close()
-	var rows []problemRow
+	rows := []problemRow{}
 	opt.Found = func(p store.Problem) {
 		rows = append(rows, row(p))
 		if !*asJSON {
@@ -64,7 +64,7 @@ func runVerify(ctx context.Context, e *env, args []string) error {
 	}
 	if f, ok := e.stderr.(*os.File); ok && cli.IsTerminal(f) {
 		opt.Progress = func(done, total, bytes int64) {
-			fmt.Fprintf(f, "\r%d of %d chunks, %s \033[K", done, total, cli.FormatSize(bytes))
+			fmt.Fprintf(f, "\r%d%%, %s read \033[K", 100*done/max(total, 1), cli.FormatSize(bytes))
 			if done == total {
 				fmt.Fprint(f, "\r\033[K")
 			}
@@ -117,8 +117,8 @@ func describe(p store.Problem) string {
 		return fmt.Sprintf("chunk %s: %s", r.Chunk, r.Error)
 	case p.File == "":
 		return fmt.Sprintf("%s: %s", p.Snapshot, r.Error)
-	case p.Chunks > 0:
-		return fmt.Sprintf("%s/%s: %d chunks bad or missing, the first is %s: %s", p.Snapshot, p.File, p.Chunks, r.Chunk, r.Error)
+	case p.Chunks > 1:
+		return fmt.Sprintf("%s/%s: %s (%d chunks in all are bad or missing)", p.Snapshot, p.File, r.Error, p.Chunks)
 	}
 	return fmt.Sprintf("%s/%s: %s", p.Snapshot, p.File, r.Error)
 }

@@ -19,7 +19,7 @@ type VerifyOptions struct {
 	DryRun    bool                           // report only; set nothing aside
 	Workers   int                            // chunks checked at once; 0: one for each processor
 	Found     func(Problem)                  // called for each problem as it is found, one call at a time; may be nil
-	Progress  func(done, total, bytes int64) // called now and then, one call at a time; may be nil
+	Progress  func(done, total, bytes int64) // called now and then, one call at a time: parts done of all, bytes read; may be nil
 }
 
 // A Problem is one thing that is wrong: with a chunk (Digest set, Snapshot
