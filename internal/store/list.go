@@ -144,15 +144,26 @@ func (s *Store) times(g ref.Group) ([]int64, error) {
 	return times, nil
 }
 
+// hasFinished reports whether a group is to be listed. Groups are asked for
+// every second, so it looks first at the snapshot that was the answer before.
 func (s *Store) hasFinished(g ref.Group) bool {
+	finished := func(sec int64) bool {
+		_, err := s.fs.Lstat(manifestPath(ref.Snapshot{Group: g, Time: sec}))
+		return err == nil
+	}
+	if sec, ok := s.finished.Load(g); ok && finished(sec.(int64)) {
+		return true
+	}
+	s.finished.Delete(g)
 	times, err := s.times(g)
 	if err != nil {
 		return !absent(err) // seen, so that asking for its snapshots says what is wrong
 	}
-	return slices.ContainsFunc(times, func(sec int64) bool {
-		_, err := s.fs.Lstat(manifestPath(ref.Snapshot{Group: g, Time: sec}))
-		return err == nil
-	})
+	i := slices.IndexFunc(times, finished)
+	if i >= 0 {
+		s.finished.Store(g, times[i])
+	}
+	return i >= 0
 }
 
 // Snapshots returns the group's finished snapshots, oldest first: those that

@@ -155,6 +155,7 @@ func scanIndex(ctx context.Context, r io.Reader, size int64) (scan, error) {
 type allocation struct {
 	header         index.Header
 	end, allocated uint64
+	zeros          map[uint64]index.Digest // by size
 }
 
 func (a *allocation) add(entries []byte) error {
@@ -168,7 +169,7 @@ func (a *allocation) add(entries []byte) error {
 			}
 			size, entries = end-a.end, entries[8:]
 		}
-		if !isZeros(index.Digest(entries), size, h.Dynamic) {
+		if !a.isZeros(index.Digest(entries), size) {
 			a.allocated += size
 		}
 		a.end += size
@@ -177,15 +178,30 @@ func (a *allocation) add(entries []byte) error {
 	return nil
 }
 
-// isZeros reports whether d is the digest of size zeros. Every size asks for
-// hashing once; so of dynamic chunks, which have thousands of sizes, only those
-// are looked at that can be zeros: a chunker never cuts within zeros, so such a
-// chunk has the largest size, and that is a whole number of pages.
-func isZeros(d index.Digest, size uint64, dynamic bool) bool {
-	if size > index.MaxChunk || dynamic && size%4096 != 0 {
+// maxZeroSizes bounds how many sizes of zeros are hashed for one index, some
+// milliseconds each. A fixed file has two sizes.
+const maxZeroSizes = 64
+
+// isZeros reports whether d is the digest of size zeros. Of dynamic chunks, which
+// have thousands of sizes, only those are looked at that can be zeros: a chunker
+// never cuts within zeros, so such a chunk has the largest size, and that is a
+// whole number of pages.
+func (a *allocation) isZeros(d index.Digest, size uint64) bool {
+	if size > index.MaxChunk || a.header.Dynamic && size%4096 != 0 {
 		return false
 	}
-	return d == index.ZeroDigest(int(size))
+	zero, ok := a.zeros[size]
+	if !ok {
+		if len(a.zeros) >= maxZeroSizes {
+			return false
+		}
+		if a.zeros == nil {
+			a.zeros = map[uint64]index.Digest{}
+		}
+		zero = index.ZeroDigest(int(size))
+		a.zeros[size] = zero
+	}
+	return d == zero
 }
 
 // scanBlob reads a blob whole: they are small.

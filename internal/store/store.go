@@ -55,6 +55,8 @@ type Store struct {
 	scans     *scanCache
 	twoDigits twoDigits
 
+	finished sync.Map // of ref.Group: the time (int64) of a finished snapshot, to be checked
+
 	mu    sync.Mutex
 	open  map[string]*SnapshotWriter // by store path; nil while it begins
 	begun map[string]int             // writers of a group, by its store path
