@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"pmxfs/client"
+	"pmxfs/internal/transport"
+	"pmxfs/internal/tree"
+)
+
+// A repository is what is mounted.
+type repository struct {
+	root  tree.Dir
+	space func(context.Context) (tree.Space, error)
+	stats func(name string, f func() any) // adds to what .stats holds
+	close func()
+}
+
+// openRepository connects to the store and makes a tree of it.
+func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*repository, error) {
+	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, ReadOnly: s.readOnly})
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(ctx, client.Config{Dial: dial, Log: log, RetryFor: s.timeout})
+	if err != nil {
+		closeDialer()
+		return nil, err
+	}
+	t, err := tree.New(ctx, tree.Config{
+		Store: tree.FromClient(c), Memory: int64(s.memory), Log: log,
+		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()),
+	})
+	if err != nil {
+		c.Close()
+		closeDialer()
+		return nil, err
+	}
+	r := &repository{space: t.Statfs, stats: t.AddStats, close: func() {
+		t.Close()
+		c.Close()
+		closeDialer()
+	}}
+	if r.root, err = findNamespace(ctx, t.Root(), s.namespace); err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
