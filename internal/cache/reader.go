@@ -139,10 +139,14 @@ func (r *Reader) copyCached(p []byte, off int64) (n int) {
 
 func (c *Cache) zeroFill(p []byte) int {
 	clear(p)
+	c.countZeros()
+	return len(p)
+}
+
+func (c *Cache) countZeros() {
 	c.mu.Lock()
 	c.stats.Zeros++
 	c.mu.Unlock()
-	return len(p)
 }
 
 // maxDigests is what one request can ask for (docs/protocol.md, DownloadChunks).
@@ -216,17 +220,58 @@ func (r *Reader) readMissing(ctx context.Context, p []byte, off int64, plan *pla
 	return n, nil
 }
 
+// zeroBlock is what is lent in place of a chunk of zeros.
+var zeroBlock [maxLend]byte
+
+// maxLend is how many zeros can be lent: a READ of the kernel's is no larger.
+const maxLend = 128 << 10
+
+// Lend is TryReadAt without the copy: it counts as a read of n bytes at off, and
+// returns a chunk in memory, or as many zeros, that holds all of them or all up to
+// the end of the file, and where in the file it begins. If there is none, ok is
+// false and nothing was counted. The caller releases it.
+func (r *Reader) Lend(off int64, n int) (ref Ref, start int64, ok bool) {
+	size := int64(r.x.Size())
+	if off < 0 || off >= size || n <= 0 {
+		return Ref{}, 0, false
+	}
+	n = int(min(int64(n), size-off))
+	i, start, k := r.chunkAt(off)
+	if off+int64(n) > start+int64(k.size) {
+		return Ref{}, 0, false
+	}
+	if r.isZeros(i, k.digest, int(k.size)) {
+		if n > maxLend {
+			return Ref{}, 0, false
+		}
+		r.c.countZeros()
+		r.fetchAhead(r.follow(off, int64(n)))
+		return Ref{data: zeroBlock[:n]}, off, true
+	}
+	b := r.c.hit(k)
+	if b == nil {
+		return Ref{}, 0, false
+	}
+	r.fetchAhead(r.follow(off, int64(n)))
+	return Ref{r.c, b, b.data}, start, true
+}
+
 // A Ref is a chunk in memory, borrowed.
 type Ref struct {
-	c *Cache
-	b *buffer
+	c    *Cache
+	b    *buffer // nil: zeros, which are nobody's
+	data []byte
 }
 
 // Bytes returns the chunk's plain bytes, which stay as they are until Release.
-func (r Ref) Bytes() []byte { return r.b.data }
+func (r Ref) Bytes() []byte { return r.data }
 
 // Release gives the chunk back, once.
-func (r Ref) Release() { r.c.release(r.b) }
+func (r Ref) Release() {
+	if r.b != nil {
+		r.c.release(r.b)
+	}
+}
 
 // Cached returns the chunk that holds byte off, and where in the file it begins,
 // if it is in memory and not known to be zeros. The caller releases it.
@@ -242,5 +287,5 @@ func (r *Reader) Cached(off int64) (ref Ref, start int64, ok bool) {
 		return Ref{}, 0, false
 	}
 	b.refs.Add(1)
-	return Ref{r.c, b}, start, true
+	return Ref{r.c, b, b.data}, start, true
 }

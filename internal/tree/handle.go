@@ -1,0 +1,85 @@
+package tree
+
+import (
+	"context"
+
+	"pmxfs/internal/cache"
+	"pmxfs/internal/fault"
+)
+
+// A contentHandle is what the handles of stored files have in common.
+type contentHandle struct {
+	t       *Tree
+	content *content
+	keep    bool
+	direct  bool
+}
+
+func (h *contentHandle) Size() int64     { return int64(h.content.size()) }
+func (h *contentHandle) KeepCache() bool { return h.keep }
+func (h *contentHandle) Direct() bool    { return h.direct }
+
+// An indexHandle is an open disk or stream.
+type indexHandle struct {
+	contentHandle
+	path   string
+	reader *cache.Reader
+}
+
+var _ ChunkHandle = (*indexHandle)(nil)
+
+func (h *indexHandle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	n, err := h.reader.ReadAt(ctx, p, off)
+	if err != nil {
+		return 0, fault.New(fault.Unknown, "read", h.path, err)
+	}
+	return n, nil
+}
+
+func (h *indexHandle) TryReadAt(p []byte, off int64) (int, bool) { return h.reader.TryReadAt(p, off) }
+func (h *indexHandle) Random() bool                              { return h.reader.Random() }
+
+func (h *indexHandle) Cached(off int64) (Chunk, bool) {
+	ref, start, ok := h.reader.Cached(off)
+	return Chunk{Start: start, Data: ref.Bytes(), ref: ref}, ok
+}
+
+// Lend is TryReadAt without the copy: it counts as a read of n bytes at off, and
+// returns a chunk, or as many zeros, that holds all of them or all up to the
+// end of the file. If there is none in memory, ok is false and nothing is
+// counted. The caller releases the chunk.
+func (h *indexHandle) Lend(off int64, n int) (Chunk, bool) {
+	ref, start, ok := h.reader.Lend(off, n)
+	return Chunk{Start: start, Data: ref.Bytes(), ref: ref}, ok
+}
+
+func (h *indexHandle) Close() error {
+	h.reader.Close()
+	h.t.contents.put(h.content)
+	return nil
+}
+
+// A blobHandle is an open blob, all of it in memory.
+type blobHandle struct{ contentHandle }
+
+var _ Handle = (*blobHandle)(nil)
+
+func (h *blobHandle) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fault.Newf(fault.Invalid, "read", "", "offset %d", off)
+	}
+	if off >= int64(len(h.content.data)) {
+		return 0, nil
+	}
+	return copy(p, h.content.data[off:]), nil
+}
+
+func (h *blobHandle) TryReadAt(p []byte, off int64) (int, bool) {
+	n, err := h.ReadAt(nil, p, off)
+	return n, err == nil
+}
+
+func (h *blobHandle) Close() error {
+	h.t.contents.put(h.content)
+	return nil
+}
