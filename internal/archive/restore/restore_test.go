@@ -40,6 +40,18 @@ func pack(t testing.TB, dir string, f archive.Format) *archive.Archive {
 // packed writes a directory to an archive.
 func packed(t testing.TB, dir string, f archive.Format) (m, p []byte) {
 	t.Helper()
+	return packedWith(t, dir, f, walk.Config{Prefetch: true})
+}
+
+// packedNames writes a directory to a catar with the owners' names.
+func packedNames(t testing.TB, dir string) []byte {
+	t.Helper()
+	m, _ := packedWith(t, dir, archive.CATAR, walk.Config{Names: true})
+	return m
+}
+
+func packedWith(t testing.TB, dir string, f archive.Format, how walk.Config) (m, p []byte) {
+	t.Helper()
 	var meta, payload bytes.Buffer
 	cfg := archive.Config{Format: f, Meta: &meta, Report: func(p archive.Problem) {
 		if p.Kind.Failed() && !strings.Contains(fmt.Sprint(p.Err), "neither file nor directory") {
@@ -51,7 +63,8 @@ func packed(t testing.TB, dir string, f archive.Format) (m, p []byte) {
 	}
 	w, err := archive.NewWriter(cfg)
 	must(t, err)
-	src, err := walk.New(context.Background(), dir, walk.Config{Prefetch: true, Report: func(p archive.Problem) { t.Error(p) }})
+	how.Report = func(p archive.Problem) { t.Error(p) }
+	src, err := walk.New(context.Background(), dir, how)
 	must(t, err)
 	defer src.Close()
 	must(t, archive.Write(context.Background(), w, src, nil))
