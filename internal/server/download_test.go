@@ -17,7 +17,7 @@ import (
 // put stores a chunk without the server.
 func put(t testing.TB, s *store.Store, data []byte) index.Digest {
 	t.Helper()
-	return putBlob(t, s, digest(data), len(data), blob.NewEncoder().Append(nil, data))
+	return putBlob(t, s, digest(data), len(data), encoded(data))
 }
 
 func putBlob(t testing.TB, s *store.Store, d index.Digest, n int, b []byte) index.Digest {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,8 @@ type sink struct {
 	room   syscall.RawConn // of the socket below, whatever is between; nil: unknown
 	buf    []byte          // for parts of files
 	head   [128]byte
+	moved  moving
+	move   func(fd uintptr) bool // moveSome, made once
 }
 
 // A writeWaiter is a connection within this process that tells when its reader
@@ -45,6 +48,7 @@ type fileSender interface {
 
 func newSink(conn net.Conn) *sink {
 	k := &sink{conn: conn, w: wire.NewWriter(conn)}
+	k.move = k.moveSome
 	k.waiter, _ = conn.(writeWaiter)
 	k.files, _ = conn.(fileSender)
 	below := conn
@@ -159,72 +163,65 @@ func (k *sink) sendFile(h []byte, f *os.File, off int64, n int) (sent int, fileE
 		}
 		return k.files.SendFile(f, off, n)
 	}
-	if err := k.begin(h); err != nil {
-		return 0, nil, err
+	k.moved = moving{head: h, from: int(f.Fd()), off: off, left: n} // a regular file stays as it is
+	err = k.raw.Write(k.move)
+	runtime.KeepAlive(f)
+	if k.moved.err != nil {
+		err = k.moved.err
 	}
-	src, err := f.SyscallConn()
-	if err != nil {
-		return 0, err, nil
-	}
-	var werr error
-	fileErr = src.Control(func(from uintptr) {
-		werr = k.raw.Write(func(fd uintptr) bool {
-			for sent < n {
-				at := off + int64(sent)
-				m, e := unix.Sendfile(int(fd), int(from), &at, n-sent)
-				switch {
-				case e == unix.EINTR:
-				case e == unix.EAGAIN:
-					return false
-				case e == unix.EIO, e == unix.EINVAL, e == unix.ENOMEM, e == unix.EOVERFLOW:
-					fileErr = os.NewSyscallError("sendfile", e)
-					return true
-				case e != nil:
-					err = os.NewSyscallError("sendfile", e)
-					return true
-				case m == 0:
-					fileErr = io.ErrUnexpectedEOF
-					return true
-				default:
-					sent += m
-				}
-			}
-			return true
-		})
-	})
-	if err == nil {
-		err = werr
-	}
-	return sent, fileErr, err
+	return n - k.moved.left, k.moved.fileErr, err
 }
 
-// begin writes the head of a packet whose rest follows at once.
-func (k *sink) begin(h []byte) error {
+// moving is what sendFile is about: head, and then left bytes of the file.
+type moving struct {
+	head         []byte
+	from         int
+	off          int64
+	left         int
+	fileErr, err error
+}
+
+// moveSome moves as much as the socket will take, and reports whether that is all
+// that can be moved.
+func (k *sink) moveSome(fd uintptr) bool {
+	m := &k.moved
 	flags := unix.MSG_NOSIGNAL
 	if k.isTCP {
-		flags |= unix.MSG_MORE
+		flags |= unix.MSG_MORE // no segment of its own for the head
 	}
-	var serr error
-	err := k.raw.Write(func(fd uintptr) bool {
-		for len(h) > 0 {
-			n, e := unix.SendmsgN(int(fd), h, nil, nil, flags)
-			switch {
-			case e == unix.EINTR:
-			case e == unix.EAGAIN:
-				return false
-			case e != nil:
-				serr = os.NewSyscallError("sendmsg", e)
-				return true
-			default:
-				h = h[n:]
-			}
+	for len(m.head) > 0 {
+		n, err := unix.SendmsgN(int(fd), m.head, nil, nil, flags)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			return false
+		case err != nil:
+			m.err = os.NewSyscallError("sendmsg", err)
+			return true
+		default:
+			m.head = m.head[n:]
 		}
-		return true
-	})
-	if serr != nil {
-		return serr
 	}
-	return err
+	for m.left > 0 {
+		n, err := unix.Sendfile(int(fd), m.from, &m.off, m.left)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			return false
+		case err == unix.EIO, err == unix.EINVAL, err == unix.ENOMEM, err == unix.EOVERFLOW:
+			m.fileErr = os.NewSyscallError("sendfile", err)
+			return true
+		case err != nil:
+			m.err = os.NewSyscallError("sendfile", err)
+			return true
+		case n == 0:
+			m.fileErr = io.ErrUnexpectedEOF
+			return true
+		default:
+			m.left -= n
+		}
+	}
+	return true
 }
 
 func unexpectedEnd(err error) error {

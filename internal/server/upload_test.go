@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"runtime"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -13,7 +14,11 @@ import (
 	"pmxfs/internal/wire"
 )
 
-func encoded(data []byte) []byte { return blob.NewEncoder().Append(nil, data) }
+func encoded(data []byte) []byte {
+	e := blob.NewEncoder()
+	defer runtime.KeepAlive(e) // its compressor may be C's, and dies with it
+	return e.Append(nil, data)
+}
 
 // reseal makes a blob's CRC right again.
 func reseal(b []byte) []byte {
