@@ -106,7 +106,7 @@ func reply(req *fuse.Header, b []byte) {
 func (s *Server) getattr(r *fuse.GetattrRequest) {
 	n, ok := s.nodes.get(r.Node)
 	if !ok {
-		r.RespondError(fuse.ESTALE)
+		r.RespondError(syscall.ESTALE)
 		return
 	}
 	a, err := n.Attr(s.ctx)

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"bazil.org/fuse"
+	"syscall"
 
 	"pmxfs/internal/fault"
 	"pmxfs/internal/tree"
@@ -11,7 +12,7 @@ import (
 func (s *Server) readlink(r *fuse.ReadlinkRequest) {
 	n, ok := s.nodes.get(r.Node)
 	if !ok {
-		r.RespondError(fuse.ESTALE)
+		r.RespondError(syscall.ESTALE)
 		return
 	}
 	link, ok := n.Node.(tree.Link)

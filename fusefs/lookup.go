@@ -3,6 +3,7 @@ package fusefs
 import (
 	"context"
 	"encoding/binary"
+	"syscall"
 	"time"
 
 	"bazil.org/fuse"
@@ -15,7 +16,7 @@ import (
 func (s *Server) lookup(r *fuse.LookupRequest) {
 	parent, ok := s.nodes.get(r.Node)
 	if !ok {
-		r.RespondError(fuse.ESTALE)
+		r.RespondError(syscall.ESTALE)
 		return
 	}
 	dir, ok := parent.Node.(tree.Dir)

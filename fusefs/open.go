@@ -18,7 +18,7 @@ const (
 func (s *Server) open(r *fuse.OpenRequest) {
 	n, ok := s.nodes.get(r.Node)
 	if !ok {
-		r.RespondError(fuse.ESTALE)
+		r.RespondError(syscall.ESTALE)
 		return
 	}
 	if r.Dir {

@@ -3,6 +3,7 @@ package fusefs
 import (
 	"context"
 	"fmt"
+	"syscall"
 
 	"bazil.org/fuse"
 
@@ -24,7 +25,7 @@ type lender interface {
 func (s *Server) readFile(r *fuse.ReadRequest) {
 	h, ok := s.handles.get(r.Handle).(*fileHandle)
 	if !ok {
-		r.RespondError(fuse.ESTALE)
+		r.RespondError(syscall.ESTALE)
 		return
 	}
 	if r.Size > maxRead || r.Offset < 0 {

@@ -20,7 +20,7 @@ const direntSize = 24
 func (s *Server) readdir(r *fuse.ReadRequest) {
 	h, ok := s.handles.get(r.Handle).(*dirHandle)
 	if !ok {
-		r.RespondError(fuse.ESTALE)
+		r.RespondError(syscall.ESTALE)
 		return
 	}
 	h.mu.Lock()

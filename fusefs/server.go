@@ -152,7 +152,7 @@ func (s *Server) serve(req fuse.Request) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.panicked(fmt.Sprintf("%T", req), p)
-			req.RespondError(fuse.EIO)
+			req.RespondError(syscall.EIO)
 		}
 	}()
 	s.dispatch(req)
@@ -217,6 +217,6 @@ func (s *Server) refuse(req fuse.Request) {
 		*fuse.WriteRequest, *fuse.SetxattrRequest, *fuse.RemovexattrRequest, *fuse.FAllocateRequest:
 		req.RespondError(fuse.Errno(syscall.EROFS))
 	default:
-		req.RespondError(fuse.ENOSYS)
+		req.RespondError(syscall.ENOSYS)
 	}
 }

@@ -92,7 +92,7 @@ func (s *Server) wait(req fuse.Request, turns chan struct{}, f func(ctx context.
 		defer func() {
 			if p := recover(); p != nil {
 				s.panicked(fmt.Sprintf("%T", req), p)
-				req.RespondError(fuse.EIO)
+				req.RespondError(syscall.EIO)
 			}
 			s.waiting.remove(id)
 			cancel()

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"context"
+	"syscall"
 
 	"bazil.org/fuse"
 
@@ -19,11 +20,11 @@ func (s *Server) getxattr(r *fuse.GetxattrRequest) {
 		v, err := x.Xattr(ctx, r.Name)
 		switch {
 		case fault.KindOf(err) == fault.NotFound:
-			r.RespondError(fuse.ENODATA)
+			r.RespondError(syscall.ENODATA)
 		case err != nil:
 			s.fail(ctx, r, "get extended attribute "+r.Name, err)
 		case r.Size != 0 && len(v) > int(r.Size):
-			r.RespondError(fuse.ERANGE)
+			r.RespondError(syscall.ERANGE)
 		default:
 			r.Respond(&fuse.GetxattrResponse{Xattr: v})
 		}
@@ -45,7 +46,7 @@ func (s *Server) listxattr(r *fuse.ListxattrRequest) {
 		var resp fuse.ListxattrResponse
 		resp.Append(names...)
 		if r.Size != 0 && len(resp.Xattr) > int(r.Size) {
-			r.RespondError(fuse.ERANGE)
+			r.RespondError(syscall.ERANGE)
 			return
 		}
 		r.Respond(&resp)
@@ -57,12 +58,12 @@ func (s *Server) listxattr(r *fuse.ListxattrRequest) {
 // answer only if the whole tree has none.
 func (s *Server) xattrs(r fuse.Request, id fuse.NodeID) tree.Xattrs {
 	if s.cfg.NoXattr {
-		r.RespondError(fuse.ENOSYS)
+		r.RespondError(syscall.ENOSYS)
 		return nil
 	}
 	n, ok := s.nodes.get(id)
 	if !ok {
-		r.RespondError(fuse.ESTALE)
+		r.RespondError(syscall.ESTALE)
 		return nil
 	}
 	if x, ok := n.Node.(tree.Xattrs); ok {
@@ -72,7 +73,7 @@ func (s *Server) xattrs(r fuse.Request, id fuse.NodeID) tree.Xattrs {
 	case *fuse.ListxattrRequest:
 		r.Respond(&fuse.ListxattrResponse{})
 	default:
-		r.RespondError(fuse.ENODATA)
+		r.RespondError(syscall.ENODATA)
 	}
 	return nil
 }

@@ -213,7 +213,7 @@ func TestBrokenBlobs(t *testing.T) {
 func TestBombIsStopped(t *testing.T) {
 	frame := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0x88} // no size, window 128 MiB
 	for range 16000 {
-		frame = append(frame, 0x02|0, 0, 0x10, 'a') // RLE, 128 KiB
+		frame = append(frame, 0x02, 0, 0x10, 'a') // RLE, 128 KiB
 	}
 	frame = append(frame, 0x03, 0, 0x10, 'a')
 	b := wrap(magics[Zstd], HeaderSize, frame)

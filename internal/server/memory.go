@@ -68,13 +68,6 @@ func (b *budget) move(settling, partial int64) {
 	}
 }
 
-// held returns what is lent.
-func (b *budget) held() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.settling + b.partial
-}
-
 // buffers lends byte slices and keeps those that come back for the next
 // borrower, so that chunks that pass through make no garbage. Slices come in
 // classes, two to a doubling. What is lent and what is kept stay under the limit

@@ -75,7 +75,7 @@ func (h *blobHandle) ReadAt(_ context.Context, p []byte, off int64) (int, error)
 }
 
 func (h *blobHandle) TryReadAt(p []byte, off int64) (int, bool) {
-	n, err := h.ReadAt(nil, p, off)
+	n, err := h.ReadAt(context.Background(), p, off)
 	return n, err == nil
 }
 

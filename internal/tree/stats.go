@@ -96,6 +96,6 @@ func (h *textHandle) ReadAt(_ context.Context, p []byte, off int64) (int, error)
 }
 
 func (h *textHandle) TryReadAt(p []byte, off int64) (int, bool) {
-	n, err := h.ReadAt(nil, p, off)
+	n, err := h.ReadAt(context.Background(), p, off)
 	return n, err == nil
 }
