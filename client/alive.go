@@ -12,9 +12,11 @@ const (
 	// keepAliveAfter is how long the connection may be quiet before the peer is
 	// asked for its status.
 	keepAliveAfter = 5 * time.Second
-	// silentMost is how long the peer may show no sign of life while it owes an
-	// answer.
+	// silentMost is how long the peer may show no sign of life, and answerMost
+	// how long of that it has been asked for one: our own process may have been
+	// stopped.
 	silentMost = 14 * time.Second
+	answerMost = 8 * time.Second
 	// pausedMost is the same for a peer that has uploads to settle and may pause
 	// meanwhile, over a stream that does not show whether bytes are taken: what
 	// stands in the pipes of a slow link looks the same.
@@ -30,6 +32,7 @@ const (
 type watch struct {
 	cn       *conn
 	probe    *question // a GetStatus without an answer
+	asked    int64     // when it was asked
 	taken    int64     // when the peer's machine last took bytes
 	unacked  int
 	keepable bool // the peer can be asked
@@ -72,14 +75,15 @@ func (w *watch) look() error {
 	}
 	heard := cn.lastRead.Load()
 	if w.keepable && w.probe == nil && max(now-heard, now-cn.lastSent.Load()) >= int64(keepAliveAfter) {
-		w.probe = cn.askAlive()
+		w.probe, w.asked = cn.askAlive(), now
 	}
 	paused, stalled, ignored := cn.waiting(now)
 	limit := silentMost
 	if paused && tcp == nil {
 		limit = pausedMost
 	}
-	if silent := time.Duration(now - max(heard, w.taken)); w.probe != nil && silent > limit {
+	silent := time.Duration(now - max(heard, w.taken))
+	if w.probe != nil && silent > limit && now-w.asked > int64(answerMost) {
 		return fmt.Errorf("no sign of life for %d seconds", silent/time.Second)
 	}
 	if ignored {

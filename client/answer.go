@@ -16,7 +16,7 @@ type answer struct {
 	first int // the first chunk's place in the Fetch
 	parts parts
 
-	buf     []byte // of the chunk that is arriving; the reader's
+	buf     []byte // of the chunk that is arriving; the reader's, as refused is
 	refused int    // bytes of one that Alloc refused
 
 	wake chan struct{} // something arrived, or the end did
@@ -61,16 +61,10 @@ func (a *answer) ask() (next int, err error) {
 		return a.first, err
 	}
 	f.mu.Lock()
-	a.cn.mu.Lock() // Promote may have come, and not found the call
-	if f.demanded() && c.class == ahead {
-		a.cn.gate.n[ahead]--
-		a.cn.gate.n[demand]++
-		c.class = demand
-	}
-	if c.class == demand {
+	if f.demanded() { // maybe since just now, and then Promote had no call to tell
+		a.cn.promote(c)
 		l = urgent
 	}
-	a.cn.mu.Unlock()
 	a.cn.push(&packet{call: c, typ: a.request(), opens: true, payload: a.payload(l == idle)}, l)
 	f.call = c
 	f.mu.Unlock()
@@ -154,11 +148,13 @@ func (a *answer) packet(h wire.Header, r *wire.Reader) (final bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if p.first {
-		a.buf, a.refused = a.f.alloc(a, a.parts.total)
-	}
-	if a.buf != nil && p.n > 0 && a.enter() {
-		err := a.fill(a.buf[p.off:p.off+p.n], r)
+	if a.enter() {
+		if p.first {
+			a.alloc()
+		}
+		if a.buf != nil {
+			err = a.fill(a.buf[p.off:p.off+p.n], r)
+		}
 		a.exit()
 		if err != nil {
 			return false, err
@@ -170,22 +166,19 @@ func (a *answer) packet(h wire.Header, r *wire.Reader) (final bool, err error) {
 	return a.parts.done(), nil
 }
 
-// alloc gets memory for a chunk of n bytes, unless nobody wants it or it is
-// refused.
-func (f *Fetch) alloc(a *answer, n int) (buf []byte, refused int) {
-	a.mu.Lock()
-	left := a.left
-	a.mu.Unlock()
-	if left {
-		return nil, 0
+// alloc gets memory for the chunk that begins.
+func (a *answer) alloc() {
+	n := a.parts.total
+	a.buf, a.refused = nil, 0
+	if buf := a.f.opt.Alloc(n); len(buf) >= n {
+		a.buf = buf[:n]
+	} else {
+		a.refused = n
 	}
-	if buf = f.opt.Alloc(n); len(buf) < n {
-		return nil, n
-	}
-	return buf[:n], 0
 }
 
-// enter reports whether the chunk's memory may still be filled. It may until exit.
+// enter reports whether the chunk is still wanted. Then its memory may be used,
+// until exit.
 func (a *answer) enter() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -226,10 +219,10 @@ func (a *answer) fill(dst []byte, r *wire.Reader) error {
 // arrived makes a chunk of n bytes that is complete ready for delivery.
 func (a *answer) arrived(n int) {
 	v := arrival{raw: Raw{Blob: a.parts.blobs}}
-	if a.refused > 0 {
-		v.err = fault.Newf(fault.Corrupt, "fetch chunk", a.parts.want[a.parts.at-1].String(), "%d bytes, more than there should be", a.refused)
-	} else if a.buf != nil {
+	if a.buf != nil {
 		v.raw.Data = a.buf[:n]
+	} else {
+		v.err = fault.Newf(fault.Corrupt, "fetch chunk", a.parts.want[a.parts.at-1].String(), "%d bytes, more than it should have", a.refused)
 	}
 	a.buf = nil
 	a.counts.chunks.Add(1)

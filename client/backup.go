@@ -80,7 +80,7 @@ func (b *Backup) Create(ctx context.Context, spec FileSpec) (*Stream, error) {
 	if !cn.features.Has(need) {
 		return nil, lacks(op, cn.features, need)
 	}
-	s := &Stream{b: b, cn: cn, dynamic: spec.Dynamic, path: path, created: make(chan struct{}), ended: make(chan struct{})}
+	s := &Stream{b: b, cn: cn, dynamic: spec.Dynamic, name: path, created: make(chan struct{}), ended: make(chan struct{})}
 	if s.call, err = cn.enter(ctx, stream, 0, s, nil); err != nil {
 		return nil, about(op, path, err)
 	}

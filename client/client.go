@@ -37,9 +37,10 @@ const defaultMaxUploads = 32 << 20
 // A Client is a connection to a store that comes back by itself when it breaks.
 // Its methods may be called by any number of goroutines at once.
 type Client struct {
-	cfg   Config
-	log   *slog.Logger
-	stats counters
+	cfg    Config
+	log    *slog.Logger
+	stats  counters
+	bounds bounds
 
 	stop context.CancelFunc
 	gone chan struct{} // closed when nothing runs any more
@@ -64,7 +65,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.MaxUploads <= 0 {
 		cfg.MaxUploads = defaultMaxUploads
 	}
-	c := &Client{cfg: cfg, log: cfg.Log, gone: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{})}
+	c := &Client{cfg: cfg, log: cfg.Log, bounds: defaultBounds(), gone: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{})}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -162,7 +163,7 @@ func (c *Client) connection(ctx context.Context, p *patience) (*conn, error) {
 			if err == nil {
 				err = why
 			}
-			return nil, &ConnectionError{Err: err}
+			return nil, broken(err)
 		}
 		select {
 		case c.kick <- struct{}{}:

@@ -48,8 +48,11 @@ func (c *Client) keepConnected(ctx context.Context, cn *conn) {
 		}
 		c.log.Warn("the connection to the store broke", "err", cn.why().Err)
 		// One that breaks as soon as it is made is no better than none.
-		if time.Since(cn.born) > maxBackoff {
+		switch {
+		case time.Since(cn.born) > maxBackoff:
 			pause = 0
+		case cn.lastData.Load() > 0: // it was of use
+			pause = min(pause, firstBackoff)
 		}
 		for {
 			if !c.rest(ctx, pause) {

@@ -59,10 +59,16 @@ var errClosedByServer = errors.New("the store closed the connection")
 // errAbandoned is what a call ends with that was given up before it was sent.
 var errAbandoned = fault.New(fault.Canceled, "", "", errors.New("given up before it was sent"))
 
+// broken makes a ConnectionError of the reason. Kinds of errors in it are not
+// those of whoever only wanted the connection, and are left behind.
 func broken(err error) *ConnectionError {
 	var c *ConnectionError
 	if errors.As(err, &c) {
 		return c
+	}
+	var f *fault.Error
+	if errors.As(err, &f) {
+		err = errors.New(err.Error())
 	}
 	return &ConnectionError{Err: err}
 }

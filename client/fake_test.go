@@ -3,10 +3,14 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -46,6 +50,9 @@ type fake struct {
 	t        testing.TB
 	features wire.Features
 	handle   func(f *fakeConn)
+	pipe     bool                       // in memory, as tests with a clock of their own need it
+	refuse   func(dial int) error       // dials that fail
+	wrap     func(nc net.Conn) net.Conn // the client's end
 
 	mu    sync.Mutex
 	dials int
@@ -62,9 +69,18 @@ type fakeConn struct {
 }
 
 func (f *fake) dial(context.Context) (net.Conn, error) {
-	a, b := pair(f.t)
 	f.mu.Lock()
 	f.dials++
+	if f.refuse != nil {
+		if err := f.refuse(f.dials); err != nil {
+			f.mu.Unlock()
+			return nil, err
+		}
+	}
+	a, b := net.Pipe()
+	if !f.pipe {
+		a, b = pair(f.t)
+	}
 	fc := &fakeConn{t: f.t, nr: f.dials, conn: b, r: wire.NewReader(b), w: wire.NewWriter(b)}
 	f.mu.Unlock()
 	f.open.Go(func() {
@@ -72,7 +88,16 @@ func (f *fake) dial(context.Context) (net.Conn, error) {
 		fc.send(0, wire.TypeHello, wire.Hello{Version: 1, Features: f.features}.Append(nil))
 		f.handle(fc)
 	})
+	if f.wrap != nil {
+		a = f.wrap(a)
+	}
 	return a, nil
+}
+
+func (f *fake) dialed() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dials
 }
 
 // next reads a packet; ok is false at the end.
@@ -106,6 +131,13 @@ func (f *fakeConn) blob(id uint8, d Digest, data []byte, n int) {
 func newFake(t testing.TB, features wire.Features, handle func(f *fakeConn)) (*Client, *fake) {
 	t.Helper()
 	f := &fake{t: t, features: features, handle: handle}
+	return f.client(), f
+}
+
+// client returns a client of the fake, to be closed at the end of the test.
+func (f *fake) client() *Client {
+	t := f.t
+	t.Helper()
 	c, err := New(t.Context(), Config{Dial: f.dial, RetryFor: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -114,8 +146,28 @@ func newFake(t testing.TB, features wire.Features, handle func(f *fakeConn)) (*C
 		c.Close()
 		f.open.Wait()
 	})
-	return c, f
+	return c
 }
+
+// TestMain fails if goroutines of clients are left when all tests are over.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for try := 0; code == 0; try++ {
+		buf := make([]byte, 1<<20)
+		dump := string(buf[:runtime.Stack(buf, true)])
+		if !strings.Contains(dump, "client.(*") {
+			break
+		}
+		if try == 100 {
+			fmt.Printf("goroutines are left:\n%s\n", dump)
+			code = 1
+		}
+		time.Sleep(10 * time.Millisecond) // those that have been told to end
+	}
+	os.Exit(code)
+}
+
+func sum(b []byte) Digest { return sha256.Sum256(b) }
 
 func digest(i int) Digest { return Digest{byte(i), byte(i >> 8), 1} }
 

@@ -11,12 +11,20 @@ import (
 	"pmxfs/internal/wire"
 )
 
-// Bounds of what an answer may make us hold, in bytes: the index of a disk of
-// 64 TiB in chunks of 4 MiB.
-const (
-	maxFile     = 512<<20 + index.HeaderSize
-	maxHashList = 512 << 20
-)
+// Bounds are how many bytes of the wire an answer may make us hold, however much
+// the server sends.
+type bounds struct{ list, file, hashList int }
+
+// defaultBounds are some million entries of a list, and the index of a disk of
+// 64 TiB in chunks of 4 MiB: a store with more has something wrong with it.
+func defaultBounds() bounds {
+	return bounds{list: 64 << 20, file: 512<<20 + index.HeaderSize, hashList: 512 << 20}
+}
+
+// maxAtOnce is how much memory for an index is taken on the word of its header
+// alone: that of 8 TiB in chunks of 4 MiB. For longer ones it grows with what
+// comes.
+const maxAtOnce = 64 << 20
 
 // ReadFile returns n bytes from off on of a stored index or blob file, as it is
 // stored; with n < 0 all from off on. It is short only at the end of the file.
@@ -33,9 +41,9 @@ func (c *Client) ReadFile(ctx context.Context, s Snapshot, stored string, off, n
 		return nil, fault.Newf(fault.Invalid, op, path, "offset %d", off)
 	}
 	m := wire.GetFile{Path: path}
-	limit := int64(maxFile)
+	limit := int64(c.bounds.file)
 	if off > 0 || n >= 0 {
-		m.HasRange, m.Offset, m.Length = true, uint64(off), uint64(maxFile)
+		m.HasRange, m.Offset, m.Length = true, uint64(off), uint64(limit)
 		if n >= 0 {
 			m.Length, limit = uint64(n), n
 		}
@@ -86,7 +94,7 @@ func fixedSize(head []byte) int64 {
 		return 0
 	}
 	chunks := (h.Size-1)/h.ChunkSize + 1
-	if chunks > maxFile/index.FixedEntrySize {
+	if chunks > maxAtOnce/index.FixedEntrySize {
 		return 0
 	}
 	return index.HeaderSize + int64(chunks)*index.FixedEntrySize
@@ -131,8 +139,8 @@ func (c *Client) HashList(ctx context.Context, path string) ([]Digest, error) {
 			switch {
 			case h.Len%wire.DigestSize != 0:
 				return violation("%d bytes are not whole digests", h.Len)
-			case len(got)+n > maxHashList/wire.DigestSize:
-				return violation("a hash list of more than %d bytes", maxHashList)
+			case len(got)+n > c.bounds.hashList/wire.DigestSize:
+				return violation("a hash list of more than %d bytes", c.bounds.hashList)
 			}
 			got = slices.Grow(got, n)
 			for r.Remaining() > 0 {

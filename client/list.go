@@ -10,10 +10,6 @@ import (
 	"pmxfs/internal/wire"
 )
 
-// maxList bounds what the answer to a list may make us hold, in bytes of the
-// wire: some million entries. A store with more has something wrong with it.
-const maxList = 64 << 20
-
 // A SnapshotInfo is a snapshot as the store lists it.
 type SnapshotInfo struct {
 	Snapshot Snapshot
@@ -115,8 +111,8 @@ func (c *Client) list(ctx context.Context, m wire.ListBackups, namespace string)
 		var got []wire.Record
 		held := 0
 		q := &question{want: wire.TypeBackupList, list: true, take: func(h wire.Header, r *wire.Reader) error {
-			if held += h.Len; held > maxList {
-				return violation("a list of more than %d bytes", maxList)
+			if held += h.Len; held > c.bounds.list {
+				return violation("a list of more than %d bytes", c.bounds.list)
 			}
 			p, err := r.Payload(wire.MaxAnswerPayload)
 			if err != nil {

@@ -21,6 +21,7 @@ type Stream struct {
 	cn      *conn
 	call    *call
 	dynamic bool
+	name    string // for errors: what the server says is not trusted with a terminal
 	path    string // set by the reader before created is closed
 
 	created chan struct{}
@@ -110,13 +111,13 @@ func (s *Stream) Path() string { return s.path }
 // later call tells. After the error of ctx the file can only be cancelled.
 func (s *Stream) Put(ctx context.Context, pos uint64, d Digest) error {
 	if err := s.why(); err != nil {
-		return about("write", s.path, err)
+		return about("write", s.name, err)
 	}
 	s.batch = wire.Entry{Pos: pos, Digest: d}.Append(s.batch)
 	if len(s.batch) < maxBatch*wire.EntrySize {
 		return nil
 	}
-	return about("write", s.path, s.flush(ctx))
+	return about("write", s.name, s.flush(ctx))
 }
 
 func (s *Stream) flush(ctx context.Context) error {
@@ -160,7 +161,7 @@ func (s *Stream) gone() error {
 // is to be cancelled. When ctx ends, Finish returns at once, and the file may be
 // finished or not.
 func (s *Stream) Finish(ctx context.Context) error {
-	return about("finish", s.path, s.finish(ctx))
+	return about("finish", s.name, s.finish(ctx))
 }
 
 func (s *Stream) finish(ctx context.Context) error {
@@ -197,7 +198,7 @@ func (s *Stream) Cancel(ctx context.Context) error {
 	case <-s.ended:
 		return nil
 	case <-ctx.Done():
-		return about("cancel", s.path, ctx.Err())
+		return about("cancel", s.name, ctx.Err())
 	}
 }
 
