@@ -28,9 +28,9 @@ type aheadChunk struct {
 const (
 	maxRuns = 8
 	// slack is how far from a run's end a read may lie and still continue it:
-	// the kernel has many reads of one stream in flight, and they overtake
-	// each other a little.
-	slack = 1 << 20
+	// the kernel has 64 reads of 128 KiB of one stream in flight, and those that
+	// wait for a chunk are overtaken by those that do not.
+	slack = 64 * 128 << 10
 	// maxStale is how many reads within a run's reach may fail to move it
 	// before it is taken to be over: they are something else, in the same place.
 	maxStale = 64
