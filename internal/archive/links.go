@@ -3,10 +3,30 @@ package archive
 import (
 	"context"
 	"encoding/binary"
+	pathpkg "path"
 	"slices"
 
 	"pmxfs/internal/fault"
 )
+
+// LinkPath returns the path, from the root, of the file that the hard link e
+// leads to, if what the archive says of it is true. Not ok: the archive does not
+// know where e.Ref has a name of its own, and other names of it must be found
+// some other way.
+func (a *Archive) LinkPath(ctx context.Context, e *Entry) (path string, ok bool, err error) {
+	to := pathpkg.Clean("/" + e.LinkTo)[1:]
+	if !e.Link || to == "" {
+		return "", false, nil
+	}
+	found, err := a.Find(ctx, to)
+	switch kind := fault.KindOf(err); {
+	case err == nil:
+		return to, found.Pos == e.Pos && !found.Link, nil
+	case kind == fault.NotFound || kind == fault.Corrupt:
+		return "", false, nil
+	}
+	return "", false, err
+}
 
 // maxLinks bounds how many hard links a Links counts, 8 bytes each.
 const maxLinks = 16 << 20

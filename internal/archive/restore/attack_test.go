@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pmxfs/internal/archive"
+	"pmxfs/internal/archive/archivetest"
 	"pmxfs/internal/fault"
 )
 
@@ -71,7 +72,7 @@ func (f *forger) link(name string, to int, path string) {
 
 func (f *forger) open(t *testing.T) *archive.Archive {
 	t.Helper()
-	return reopen(t, f.b, nil)
+	return archivetest.Open(t, f.b, nil)
 }
 
 // setup makes a target, and beside it what must not be touched.
@@ -265,8 +266,8 @@ func TestStreamThatFails(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		must(t, os.WriteFile(filepath.Join(src, name), []byte(strings.Repeat(name, 100000)), 0o644))
 	}
-	m, p := packed(t, src, archive.PXAR2)
-	a := reopen(t, m, p)
+	m, p := archivetest.Write(t, src, archive.PXAR2)
+	a := archivetest.Open(t, m, p)
 	e, err := a.Find(t.Context(), "c")
 	must(t, err)
 	c, err := a.Content(t.Context(), &e)
@@ -283,5 +284,5 @@ func TestStreamThatFails(t *testing.T) {
 	if err != nil || len(problems) > 0 || s.Files != 3 {
 		t.Errorf("%+v, %v, %v", s, problems, err)
 	}
-	same(t, "resumed", survey(t, target, false), survey(t, src, false))
+	archivetest.Same(t, "resumed", archivetest.Survey(t, target, false), archivetest.Survey(t, src, false))
 }

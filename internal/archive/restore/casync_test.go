@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pmxfs/internal/archive"
+	"pmxfs/internal/archive/archivetest"
 )
 
 // casync returns a function that runs casync, or skips the test.
@@ -41,7 +42,7 @@ func casync(t *testing.T) func(args ...string) string {
 // names of 255 bytes and cannot extract them, and leaves out attributes of
 // symbolic links.
 func forCasync(t *testing.T) string {
-	src := sample(t)
+	src := archivetest.Sample(t)
 	must(t, os.Remove(filepath.Join(src, "old")))
 	must(t, os.Remove(filepath.Join(src, "names", strings.Repeat("n", 255))))
 	unix.Lremovexattr(filepath.Join(src, "absolute"), "trusted.of a link")
@@ -57,10 +58,10 @@ func pureLines(s string) string {
 func TestCasyncReadsOurs(t *testing.T) {
 	run := casync(t)
 	src := forCasync(t)
-	m, _ := packed(t, src, archive.CATAR)
+	m, _ := archivetest.Write(t, src, archive.CATAR)
 	name := filepath.Join(t.TempDir(), "ours.catar")
 	must(t, os.WriteFile(name, m, 0o644))
-	same(t, "list", pureLines(run("list", name)), pureLines(run("list", src)))
+	archivetest.Same(t, "list", pureLines(run("list", name)), pureLines(run("list", src)))
 	// casync prints flags of what has none from memory that it never set.
 	plain := func(s string) string {
 		var out []string
@@ -75,13 +76,13 @@ func TestCasyncReadsOurs(t *testing.T) {
 		}
 		return strings.Join(out, "\n")
 	}
-	named := packedNames(t, src)
+	named := archivetest.WriteNames(t, src)
 	must(t, os.WriteFile(name, named, 0o644))
-	same(t, "mtree", plain(run("mtree", name)), plain(run("--exclude-nodump=no", "mtree", src)))
+	archivetest.Same(t, "mtree", plain(run("mtree", name)), plain(run("--exclude-nodump=no", "mtree", src)))
 	target := filepath.Join(t.TempDir(), "extracted")
 	run("extract", name, target)
 	t.Cleanup(func() { os.Chmod(filepath.Join(target, "closed"), 0o700) })
-	same(t, "extract", survey(t, target, false), survey(t, src, false))
+	archivetest.Same(t, "extract", archivetest.Survey(t, target, false), archivetest.Survey(t, src, false))
 }
 
 func TestCasyncMountsOurs(t *testing.T) {
@@ -90,7 +91,7 @@ func TestCasyncMountsOurs(t *testing.T) {
 		t.Skip("no FUSE here, or not root")
 	}
 	src := forCasync(t)
-	m, _ := packed(t, src, archive.CATAR)
+	m, _ := archivetest.Write(t, src, archive.CATAR)
 	dir := t.TempDir()
 	name, mnt := filepath.Join(dir, "ours.catar"), filepath.Join(dir, "mnt")
 	must(t, os.WriteFile(name, m, 0o644))
@@ -160,11 +161,11 @@ func TestWeReadAndWriteAsCasync(t *testing.T) {
 	theirs, err := os.ReadFile(name)
 	must(t, err)
 	target := filepath.Join(t.TempDir(), "x")
-	if _, problems, err := try(t, reopen(t, theirs, nil), "", target, Config{}); err != nil || len(problems) > 0 {
+	if _, problems, err := try(t, archivetest.Open(t, theirs, nil), "", target, Config{}); err != nil || len(problems) > 0 {
 		t.Fatal(err, problems)
 	}
-	same(t, "restored", survey(t, target, false), survey(t, src, false))
-	ours := packedNames(t, src)
+	archivetest.Same(t, "restored", archivetest.Survey(t, target, false), archivetest.Survey(t, src, false))
+	ours := archivetest.WriteNames(t, src)
 	features := func(b []byte) []byte { return b[16:24] }
 	t.Logf("features %#x, ours %#x", binary.LittleEndian.Uint64(features(theirs)), binary.LittleEndian.Uint64(features(ours)))
 	theirs = bytes.ReplaceAll(theirs, features(theirs), features(ours))

@@ -3,7 +3,6 @@ package restore
 import (
 	"errors"
 	"fmt"
-	"path"
 	"strconv"
 	"strings"
 	"syscall"
@@ -123,23 +122,17 @@ func (r *run) remember(key int64, place string) {
 	r.places[key] = place
 }
 
-// placeOf returns where the file that e links to was restored, if what the
-// archive says of it is true.
+// placeOf returns where the file that e links to was restored, if the archive
+// knows its path and that was among what was restored.
 func (r *run) placeOf(e *archive.Entry) (string, bool) {
-	to := path.Clean("/" + e.LinkTo)[1:]
-	place := to
-	if r.base != "" {
-		rest, ok := strings.CutPrefix(to, r.base+"/")
-		if !ok {
-			return "", false
-		}
-		place = rest
+	to, ok, err := r.a.LinkPath(r.ctx, e)
+	if err != nil {
+		r.unread(e.LinkTo, err)
 	}
-	found, err := r.a.Find(r.ctx, to)
-	if err != nil || found.Pos != e.Pos {
-		return "", false
+	if ok && r.base != "" {
+		to, ok = strings.CutPrefix(to, r.base+"/")
 	}
-	return place, true
+	return to, ok
 }
 
 // linkTo makes e in d a further name of the file at place in the target.
