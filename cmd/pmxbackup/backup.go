@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"pmxfs/client"
+	"pmxfs/cmd/internal/cli"
+	"pmxfs/internal/backup"
+	"pmxfs/internal/fault"
+	"pmxfs/internal/transport"
+)
+
+// spareMemory is what the process needs besides --memory: the program itself,
+// the connection, and the store's server where it runs inside.
+const spareMemory = 48 << 20
+
+// runBackup is the command: it writes one backup.
+func runBackup(ctx context.Context, e *env, args []string) error {
+	s, done, err := parse(e, args)
+	if done || err != nil {
+		return err
+	}
+	log := slog.New(slog.DiscardHandler)
+	if s.verbose {
+		log = slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	debug.SetMemoryLimit(s.cfg.Memory + spareMemory)
+	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, TrustDigests: true})
+	if err != nil {
+		if k := fault.KindOf(err); k == fault.Invalid || k == fault.Unsupported {
+			return &cli.UsageError{Err: err}
+		}
+		return err
+	}
+	defer closeDialer()
+	s.cfg.Log = log
+	if s.cfg.ChangeToken != "" {
+		dir, err := stateDir(e)
+		if err != nil {
+			return err
+		}
+		s.cfg.State = backup.OpenState(dir, repositoryKey(s.repo))
+	}
+	c, err := client.New(ctx, client.Config{Dial: dial, Log: log, RetryFor: s.cfg.RetryFor, MaxUploads: backup.DefaultWindow})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	s.cfg.Client = c
+	ui := newUI(e, s)
+	s.cfg.Event = ui.event
+	r, err := backup.New(s.cfg)
+	if errors.Is(err, fault.Invalid) {
+		return &cli.UsageError{Err: err}
+	}
+	if err != nil {
+		return err
+	}
+	return write(ctx, r, s, ui)
+}
+
+// write writes the backup, while the user interface shows how far it is.
+func write(ctx context.Context, r *backup.Run, s *settings, ui ui) error {
+	begin := time.Now()
+	ticks := time.NewTicker(ui.interval())
+	defer ticks.Stop()
+	result := make(chan error, 1)
+	go func() { result <- r.Do(ctx) }()
+	for {
+		select {
+		case <-ticks.C:
+			ui.progress(r.Status(), time.Since(begin))
+		case err := <-result:
+			if err != nil && ctx.Err() != nil {
+				err = &cli.HintError{Err: errors.New("interrupted"), Hint: "nothing of this backup is visible; started again, it sends only what is missing"}
+			}
+			return ui.end(newSummary(s, r.Status(), time.Since(begin), err), err)
+		}
+	}
+}
