@@ -102,7 +102,7 @@ func TestDataWaitsForUploads(t *testing.T) {
 	p.send(0, wire.TypeBackupFinished)
 	for i := range n {
 		p.expect(uint8(i+1), wire.TypeOk)
-		if len(p.waiting) > 0 && slices.ContainsFunc(p.waiting, func(q packet) bool { return q.ID == 0 }) {
+		if len(p.waiting[0]) > 0 {
 			t.Fatalf("the stream was answered before upload %d", i)
 		}
 	}
@@ -230,8 +230,8 @@ func TestDataWithoutAStream(t *testing.T) {
 	<-stop
 	p.send(8, wire.TypeGetStatus)
 	p.expect(8, wire.TypeStatus)
-	if len(p.waiting) > 200000/2 {
-		t.Errorf("%d Errors", len(p.waiting))
+	if n := len(p.waiting[7]); n > 200000/2 {
+		t.Errorf("%d Errors", n)
 	}
 	// The stream's data on a reader's id ends that request, once.
 	b := random(4096, 1)

@@ -51,7 +51,7 @@ func TestFramingViolations(t *testing.T) {
 						p.expectEndOrAnswer()
 						return
 					}
-					p.waiting = append(p.waiting, q)
+					p.waiting[4] = append(p.waiting[4], q)
 				}
 			}
 			p.expectEnd(c.id, c.words)

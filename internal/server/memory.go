@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/bits"
 	"sync"
+	"time"
 
 	"pmxfs/internal/fault"
 )
@@ -78,7 +79,11 @@ type buffers struct {
 	mu         sync.Mutex
 	lent, kept int64
 	free       [64][][]byte
+	idle       *time.Timer // drops what is kept, when nothing has been lent for a while
 }
+
+// keepIdle is how long an idle connection keeps its buffers.
+const keepIdle = 5 * time.Second
 
 const (
 	minBuffer   = 4 << 10 // below this, a buffer is not worth keeping
@@ -146,12 +151,30 @@ func (b *buffers) put(buf []byte) {
 	}
 	b.kept += size
 	b.free[i] = append(b.free[i], buf[:0])
+	switch {
+	case b.lent > 0:
+	case b.idle == nil:
+		b.idle = time.AfterFunc(keepIdle, b.dropIdle)
+	default:
+		b.idle.Reset(keepIdle)
+	}
 }
 
-// drop forgets what is kept.
-func (b *buffers) drop() {
+func (b *buffers) dropIdle() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	clear(b.free[:])
-	b.kept = 0
+	if b.lent == 0 {
+		clear(b.free[:])
+		b.kept = 0
+	}
+}
+
+// close forgets what is kept. Nothing is lent any more.
+func (b *buffers) close() {
+	b.dropIdle()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.idle != nil {
+		b.idle.Stop()
+	}
 }

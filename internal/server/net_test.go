@@ -65,9 +65,11 @@ func (p *peer) settle() {
 
 // held returns how many bytes of packets on other ids wait to be taken.
 func (p *peer) held(id uint8) (n int) {
-	for _, w := range p.waiting {
-		if w.ID != id {
-			n += wire.HeaderSize + w.Len
+	for other, list := range p.waiting {
+		for _, w := range list {
+			if other != int(id) {
+				n += wire.HeaderSize + w.Len
+			}
 		}
 	}
 	return n
@@ -78,7 +80,7 @@ func (p *peer) held(id uint8) (n int) {
 func (p *peer) before(id uint8) int {
 	p.t.Helper()
 	had := p.held(id)
-	p.waiting = append(p.waiting, p.next(id))
+	p.waiting[id] = append([]packet{p.next(id)}, p.waiting[id]...)
 	return p.held(id) - had
 }
 

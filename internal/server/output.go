@@ -16,12 +16,10 @@ const smallAnswers = 16 << 10
 func (r *request) queueLocked() {
 	c := r.c
 	if r.ready {
-		if r.spec && r.final {
-			if i := slices.Index(c.speculative, r); i >= 0 {
-				c.speculative = slices.Delete(c.speculative, i, i+1)
-				c.ready = append(c.ready, r)
-				c.wakeWriter()
-			}
+		if i := slices.Index(c.speculative, r); i >= 0 && r.final {
+			c.speculative = slices.Delete(c.speculative, i, i+1)
+			c.ready = append(c.ready, r)
+			c.wakeWriter()
 		}
 		return
 	}
@@ -56,10 +54,10 @@ func (r *request) demand() {
 	if r.final || r.fetch && !r.spec {
 		return
 	}
-	if r.spec && r.ready {
-		i := slices.Index(c.speculative, r)
+	if i := slices.Index(c.speculative, r); i >= 0 {
 		c.speculative = slices.Delete(c.speculative, i, i+1)
 		c.ready = append(c.ready, r)
+		c.wakeWriter()
 	}
 	r.fetch, r.spec = true, false
 	c.demanded++

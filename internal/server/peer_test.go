@@ -55,7 +55,7 @@ type peer struct {
 	in      *wire.Reader
 	out     *wire.Writer
 	hello   wire.Hello
-	waiting []packet
+	waiting [256][]packet // by id: read, and not taken
 	served  chan error // what Serve returned
 	cancel  context.CancelFunc
 }
@@ -167,11 +167,9 @@ func (p *peer) read() (packet, error) {
 // next returns the next packet on id; those on other ids wait for their turn.
 func (p *peer) next(id uint8) packet {
 	p.t.Helper()
-	for i, q := range p.waiting {
-		if q.ID == id {
-			p.waiting = append(p.waiting[:i:i], p.waiting[i+1:]...)
-			return q
-		}
+	if list := p.waiting[id]; len(list) > 0 {
+		p.waiting[id] = list[1:]
+		return list[0]
 	}
 	for {
 		q, err := p.read()
@@ -181,7 +179,7 @@ func (p *peer) next(id uint8) packet {
 		if q.ID == id {
 			return q
 		}
-		p.waiting = append(p.waiting, q)
+		p.waiting[q.ID] = append(p.waiting[q.ID], q)
 	}
 }
 

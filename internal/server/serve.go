@@ -137,7 +137,7 @@ func (c *conn) undo(why error) {
 	}
 	c.closeSnapshots()
 	c.nc.Close()
-	c.buffers.drop()
+	c.buffers.close()
 }
 
 // canceled returns err, or if that is because ctx has ended, the error that the
