@@ -53,7 +53,7 @@ func (d *Dir) open(ctx context.Context, r Ref) error {
 		return err
 	}
 	d.pos, d.end = d.node.next, r.End
-	t, err := p.tailAt(ctx, r.End, d.node.start, d.pos)
+	t, err := p.tableAt(ctx, r.End, d.node.start, d.pos)
 	if err != nil || !t.ok() {
 		return only(ctx, err)
 	}

@@ -64,9 +64,8 @@ func open(t testing.TB, meta, payload []byte) *Archive {
 	return a
 }
 
-// foreign unpacks the datastore that another implementation wrote, and returns
-// the content of one of its streams.
-func foreign(t testing.TB, name string) []byte {
+// foreign unpacks the datastore that another implementation wrote.
+func foreign(t testing.TB) map[string][]byte {
 	t.Helper()
 	z, err := gzip.NewReader(bytes.NewReader(fixture(t, "foreign-datastore.tar.gz")))
 	if err != nil {
@@ -85,6 +84,12 @@ func foreign(t testing.TB, name string) []byte {
 			t.Fatal(err)
 		}
 	}
+	return files
+}
+
+// streamOf returns the content of one of the streams of a datastore.
+func streamOf(t testing.TB, files map[string][]byte, name string) []byte {
+	t.Helper()
 	x, err := index.Parse(files[name])
 	if err != nil {
 		t.Fatal(name, err)

@@ -37,11 +37,21 @@ func (p *parser) tailAt(ctx context.Context, end, entry, first int64) (table, er
 	if want := t.pos - entry; tail.off != uint64(want) && !(entry == p.a.root.Pos && tail.off == uint64(t.pos)) {
 		return table{}, nil
 	}
-	b, err = p.bytes(ctx, t.pos, headerSize)
+	return t, nil
+}
+
+// tableAt is tailAt, and looks at the beginning of the table too, which may lie
+// far before its end.
+func (p *parser) tableAt(ctx context.Context, end, entry, first int64) (table, error) {
+	t, err := p.tailAt(ctx, end, entry, first)
+	if err != nil || !t.ok() {
+		return table{}, err
+	}
+	b, err := p.bytes(ctx, t.pos, headerSize)
 	if err != nil {
 		return table{}, err
 	}
-	if k, n := p.a.d.header(b); k != kindGoodbye || n != size {
+	if k, n := p.a.d.header(b); k != kindGoodbye || n != uint64(end-t.pos) {
 		return table{}, nil
 	}
 	return t, nil

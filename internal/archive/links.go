@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"encoding/binary"
+	"iter"
 	pathpkg "path"
 	"slices"
 
@@ -92,13 +93,42 @@ func (a *Archive) CountLinks(ctx context.Context) (*Links, error) {
 			}
 			if back := binary.LittleEndian.Uint64(b); back > 0 && back < uint64(name) {
 				if len(keys) >= maxLinks {
-					return nil, fault.Newf(fault.NoSpace, "count links", "", "more than %d hard links", maxLinks)
+					return nil, tooManyLinks()
 				}
 				keys = append(keys, name-int64(back))
 			}
 		}
 		q += size
 	}
+	return newLinks(keys), nil
+}
+
+// CountLinksOf counts those hard links that the paths from the root name, as a
+// catalog knows them; what is not there or no hard link is passed over. It costs
+// a few lookups a path, where CountLinks would read all of a version 1 archive.
+// Outcomes as those of CountLinks.
+func (a *Archive) CountLinksOf(ctx context.Context, paths iter.Seq[string]) (*Links, error) {
+	var keys []int64
+	for path := range paths {
+		e, err := a.Find(ctx, path)
+		switch kind := fault.KindOf(err); {
+		case err == nil && e.Link:
+			if len(keys) >= maxLinks {
+				return nil, tooManyLinks()
+			}
+			keys = append(keys, e.Pos)
+		case err != nil && kind != fault.NotFound && kind != fault.Corrupt:
+			return nil, err
+		}
+	}
+	return newLinks(keys), nil
+}
+
+func tooManyLinks() error {
+	return fault.Newf(fault.NoSpace, "count links", "", "more than %d hard links", maxLinks)
+}
+
+func newLinks(keys []int64) *Links {
 	slices.Sort(keys)
 	l := &Links{}
 	for i, k := range keys {
@@ -108,5 +138,5 @@ func (a *Archive) CountLinks(ctx context.Context) (*Links, error) {
 		l.more[len(l.more)-1]++
 	}
 	l.keys, l.more = slices.Clip(l.keys), slices.Clip(l.more)
-	return l, nil
+	return l
 }

@@ -45,7 +45,7 @@ func (p *parser) lookup(ctx context.Context, r Ref, name string, n *node) (ok bo
 		return false, err
 	}
 	begin := n.next
-	t, err := p.tailAt(ctx, r.End, n.start, begin)
+	t, err := p.tableAt(ctx, r.End, n.start, begin)
 	if err != nil || !t.ok() {
 		return false, only(ctx, err)
 	}

@@ -17,6 +17,7 @@ type chunked struct {
 	open   []byte
 	size   int // of chunks
 	old    *chunked
+	ends   []int64
 	reused int64
 	marks  int
 }
@@ -42,19 +43,19 @@ func (c *chunked) cut() {
 func (c *chunked) bytes() []byte { return append(slices.Concat(c.chunks...), c.open...) }
 
 func (c *chunked) Cover(start, end int64) (from, to int64, ok bool) {
-	pos := int64(0)
-	from = -1
-	for _, k := range c.chunks {
-		next := pos + int64(len(k))
-		if from < 0 && start < next {
-			from = pos
+	if len(c.ends) != len(c.chunks) {
+		c.ends = c.ends[:0]
+		for _, k := range c.chunks {
+			to += int64(len(k))
+			c.ends = append(c.ends, to)
 		}
-		if end <= next {
-			return from, next, true
-		}
-		pos = next
 	}
-	return 0, 0, false
+	i, _ := slices.BinarySearch(c.ends, start+1)
+	j, _ := slices.BinarySearch(c.ends, end)
+	if j >= len(c.ends) {
+		return 0, 0, false
+	}
+	return c.ends[i] - int64(len(c.chunks[i])), c.ends[j], true
 }
 
 func (c *chunked) Inject(ctx context.Context, from, to int64) error {
@@ -198,8 +199,8 @@ func change(r *rand.Rand, n *memNode, part float64, next *int) {
 
 func TestReuse(t *testing.T) {
 	seeds := uint64(8)
-	if testing.Short() {
-		seeds = 2
+	if testing.Short() || raceEnabled {
+		seeds = 3
 	}
 	for seed := range seeds {
 		r := shuffle(seed)

@@ -235,9 +235,10 @@ func TestReencodesToTheSameBytes(t *testing.T) {
 }
 
 func TestForeignDatastore(t *testing.T) {
-	v1 := foreign(t, "host/elsewhere/2023-11-14T22:15:00Z/root.pxar.didx")
-	m := foreign(t, "ct/300/2023-11-14T22:16:40Z/root.mpxar.didx")
-	p := foreign(t, "ct/300/2023-11-14T22:16:40Z/root.ppxar.didx")
+	files := foreign(t)
+	v1 := streamOf(t, files, "host/elsewhere/2023-11-14T22:15:00Z/root.pxar.didx")
+	m := streamOf(t, files, "ct/300/2023-11-14T22:16:40Z/root.mpxar.didx")
+	p := streamOf(t, files, "ct/300/2023-11-14T22:16:40Z/root.ppxar.didx")
 	for _, c := range []struct {
 		b    []byte
 		want string

@@ -118,6 +118,17 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+func TestLinks(t *testing.T) {
+	c, err := Open(t.Context(), stream(sample(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	if err := c.Links(t.Context(), c.Root(), func(p string) bool { got = append(got, p); return true }); err != nil || fmt.Sprint(got) != "[root.pxar.didx/hard]" {
+		t.Error(got, err)
+	}
+}
+
 // A block written by hand, from the description of the format.
 func TestBlock(t *testing.T) {
 	b := []byte(magicBytes)

@@ -222,3 +222,33 @@ func (k *cursor) entry(block int64, low *int64) (e Entry, err error) {
 	}
 	return e, nil
 }
+
+// maxWalk bounds how deep Links goes.
+const maxWalk = 4096
+
+// Links calls each with the path of every hard link below the directory at r,
+// from r on, until it returns false. Outcomes as those of Entries.
+func (c *Catalog) Links(ctx context.Context, r Ref, each func(path string) bool) error {
+	more := true
+	var walk func(r Ref, path string, depth int) error
+	walk = func(r Ref, path string, depth int) error {
+		if depth > maxWalk {
+			return corrupt(r.block, "directories nested more than %d deep", maxWalk)
+		}
+		var below error
+		err := c.Entries(ctx, r, func(e Entry) bool {
+			switch e.Type {
+			case Hardlink:
+				more = each(path + e.Name)
+			case Dir:
+				below = walk(e.Ref, path+e.Name+"/", depth+1)
+			}
+			return more && below == nil
+		})
+		if below != nil {
+			return below
+		}
+		return err
+	}
+	return walk(r, "", 0)
+}
