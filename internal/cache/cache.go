@@ -19,6 +19,7 @@ type Config struct {
 	Source  Source
 	Bytes   int64 // bound on the memory held, of whatever kind; 0 is DefaultBytes
 	Workers int   // chunks decoded at the same time; 0 is the number of cores
+	Disk    *Disk // where chunks are kept over restarts; nil: nowhere
 }
 
 // A Cache holds decoded chunks in memory. Its methods may be used by any number
@@ -28,6 +29,7 @@ type Config struct {
 // fetched, even where Reserve has taken all there is.
 type Cache struct {
 	src     Source
+	disk    *Disk // nil: none
 	limit   int64
 	workers int
 	ctx     context.Context
@@ -70,8 +72,11 @@ func New(cfg Config) *Cache {
 		panic("cache: " + err.Error()) // only for a size below 1
 	}
 	ctx, stop := context.WithCancel(context.Background())
+	if cfg.Disk != nil {
+		cfg.Source = near{cfg.Disk, cfg.Source}
+	}
 	return &Cache{
-		src: cfg.Source, limit: cfg.Bytes, workers: cfg.Workers, ctx: ctx, stop: stop,
+		src: cfg.Source, disk: cfg.Disk, limit: cfg.Bytes, workers: cfg.Workers, ctx: ctx, stop: stop,
 		chunks: chunks, flights: map[key]*flight{},
 	}
 }
@@ -168,8 +173,9 @@ func (c *Cache) freeLocked(b *buffer) {
 	c.busy -= int64(len(b.mem))
 	b.data = nil
 	if c.poison {
-		for i := range b.mem {
-			b.mem[i] = 0xdb
+		b.mem[0] = 0xdb
+		for n := 1; n < len(b.mem); n *= 2 {
+			copy(b.mem[n:], b.mem[:n])
 		}
 	}
 	c.pool.put(b)

@@ -72,18 +72,29 @@ func (c *Cache) work() {
 			dec = blob.NewDecoder()
 		}
 		b, err := c.decode(dec, j)
-		c.mu.Lock()
-		if err != nil {
-			c.stats.Corrupt++
-			err = chunkError(j.flight.key, err)
-		} else {
-			c.stats.Decoded++
+		if err != nil && j.raw.bad != nil {
+			j.raw.bad()
 		}
-		c.finishLocked(j.flight, b, err)
-		if j.buf != nil && j.buf.refs.Add(-1) == 0 {
-			c.freeLocked(j.buf)
+		c.mu.Lock()
+		switch {
+		case err == nil:
+			c.stats.Decoded++
+			c.finishLocked(j.flight, b, nil)
+		case j.raw.bad != nil:
+			c.relaunchLocked(j.flight)
+		default:
+			c.stats.Corrupt++
+			c.finishLocked(j.flight, nil, chunkError(j.flight.key, err))
 		}
 		c.unlock()
+		if err == nil && c.disk != nil && j.raw.bad == nil {
+			// Who waits has the chunk already. Nothing else waits for a disk
+			// but this worker, and so no more is read than can be written.
+			c.disk.keep(j.flight.key.digest, j.raw)
+		}
+		if j.buf != nil {
+			c.release(j.buf)
+		}
 	}
 }
 

@@ -100,6 +100,22 @@ func (c *Cache) launchLocked(req *request, k key) *flight {
 	return f
 }
 
+// relaunchLocked sends a flight out again: what came was from a disk, and wrong.
+func (c *Cache) relaunchLocked(f *flight) {
+	c.reserved -= f.credit
+	c.active--
+	f.arrived = false
+	f.credit = need(f.key.size) / 2
+	f.req = &request{flights: []*flight{f}, need: need(f.key.size)}
+	if c.closed {
+		f.credit = 0
+		c.active++
+		c.finishLocked(f, nil, chunkError(f.key, errClosed))
+		return
+	}
+	c.queue = append(c.queue, f.req)
+}
+
 // promoteLocked makes a flight that was speculation a wanted one.
 func (c *Cache) promoteLocked(f *flight) {
 	if f.demanded {
@@ -194,7 +210,7 @@ func (c *Cache) await(r *request) {
 	}
 	c.mu.Lock()
 	for _, f := range r.flights {
-		if !f.arrived && !f.finished {
+		if f.req == r && !f.arrived && !f.finished {
 			c.finishLocked(f, nil, chunkError(f.key, err))
 		}
 	}
@@ -229,7 +245,7 @@ func (c *Cache) delivered(r *request, i int, raw Raw, err error) {
 	f := r.flights[i]
 	c.mu.Lock()
 	defer c.unlock()
-	if f.arrived || f.finished {
+	if f.req != r || f.arrived || f.finished {
 		return
 	}
 	if err != nil {
@@ -245,12 +261,16 @@ func (c *Cache) delivered(r *request, i int, raw Raw, err error) {
 			break
 		}
 	}
-	c.stats.Fetched++
-	c.stats.FetchedBytes += uint64(len(raw.Data))
+	if raw.bad != nil {
+		c.stats.FromDisk++
+	} else {
+		c.stats.Fetched++
+		c.stats.FetchedBytes += uint64(len(raw.Data))
+		c.link.arrive(time.Now(), r.started, int64(f.key.size))
+	}
 	if r.ahead {
 		c.stats.AheadFetched++
 	}
-	c.link.arrive(time.Now(), r.started, int64(f.key.size))
 	c.enqueueLocked(j)
 }
 

@@ -5,6 +5,8 @@ type plan = *run
 
 const (
 	maxSeeks = 8
+	// maxTried is how many reads of one handle the kernel has in flight at most.
+	maxTried = 64
 	// randomSeeks is how many reads in a row must have continued nothing for
 	// the access to count as random: one or two are how any reading begins.
 	randomSeeks = 2
@@ -37,10 +39,18 @@ func (r *Reader) Close() {
 }
 
 // follow takes note of a read, and returns the run that it continued if there
-// may be something to fetch ahead for it.
-func (r *Reader) follow(off, n int64) plan {
+// may be something to fetch ahead for it. With try, the read was tried in vain,
+// and comes again.
+func (r *Reader) follow(off, n int64, try bool) plan {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !try && r.wasTried(off) {
+		return r.find(off, n)
+	}
+	if try {
+		r.tried[r.trial] = off + 1
+		r.trial = (r.trial + 1) % maxTried
+	}
 	r.tick++
 	u := r.find(off, n)
 	if u == nil {
@@ -68,6 +78,17 @@ func (r *Reader) follow(off, n int64) plan {
 	}
 	r.advance(u)
 	return u
+}
+
+// wasTried reports whether the read was noted when it was tried, and forgets that.
+func (r *Reader) wasTried(off int64) bool {
+	for i, o := range r.tried {
+		if o == off+1 {
+			r.tried[i] = 0
+			return true
+		}
+	}
+	return false
 }
 
 // find returns the run that a read continues.
@@ -135,6 +156,7 @@ func (r *Reader) advance(u *run) {
 		return
 	}
 	u.edge = i
+	r.seeks = 0
 	start, end := r.x.Bounds(i)
 	u.window = min(max(2*u.window, 2*int64(end-start)), r.c.maxWindow(int64(end-start)))
 	if (u.next-i)*u.dir <= 0 {

@@ -23,9 +23,11 @@ type Reader struct {
 
 	mu     sync.Mutex
 	runs   [maxRuns]run
-	recent *run   // that was read last
-	tick   uint64 // reads so far
-	seeks  int    // reads that continued nothing, since a direction was last recognised; at most maxSeeks
+	recent *run            // that was read last
+	tick   uint64          // reads so far
+	tried  [maxTried]int64 // offsets of the reads that were tried last in vain, plus one
+	trial  int             // where the next goes
+	seeks  int             // reads that continued nothing, since a direction was last recognised; at most maxSeeks
 }
 
 // dynamicZeros is the size of the longest chunk of our own writers that is not
@@ -68,7 +70,7 @@ func (r *Reader) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if err != nil || len(p) == 0 {
 		return 0, err
 	}
-	plan := r.follow(off, int64(len(p)))
+	plan := r.follow(off, int64(len(p)), false)
 	n := r.copyCached(p, off)
 	if n == len(p) {
 		r.fetchAhead(plan)
@@ -85,17 +87,20 @@ func (r *Reader) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 }
 
 // TryReadAt is ReadAt where everything is in memory. If not, ok is false, p may
-// have been written to, and nothing is fetched.
+// have been written to, and nothing is fetched. The reader takes note of the
+// attempt: reads are tried in the order in which they were made, but the ReadAt
+// that follows on a goroutine of its own may be overtaken by others.
 func (r *Reader) TryReadAt(p []byte, off int64) (n int, ok bool) {
 	p, err := r.clip(p, off)
 	if err != nil {
 		return 0, false
 	}
 	if n = r.copyCached(p, off); n < len(p) {
+		r.follow(off, int64(len(p)), true)
 		return 0, false
 	}
 	if n > 0 {
-		r.fetchAhead(r.follow(off, int64(n)))
+		r.fetchAhead(r.follow(off, int64(n), false))
 	}
 	return n, true
 }
@@ -245,14 +250,14 @@ func (r *Reader) Lend(off int64, n int) (ref Ref, start int64, ok bool) {
 			return Ref{}, 0, false
 		}
 		r.c.countZeros()
-		r.fetchAhead(r.follow(off, int64(n)))
+		r.fetchAhead(r.follow(off, int64(n), false))
 		return Ref{data: zeroBlock[:n]}, off, true
 	}
 	b := r.c.hit(k)
 	if b == nil {
 		return Ref{}, 0, false
 	}
-	r.fetchAhead(r.follow(off, int64(n)))
+	r.fetchAhead(r.follow(off, int64(n), false))
 	return Ref{r.c, b, b.data}, start, true
 }
 

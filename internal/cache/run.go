@@ -27,10 +27,11 @@ type aheadChunk struct {
 
 const (
 	maxRuns = 8
-	// slack is how far from a run's end a read may lie and still continue it:
-	// the kernel has 64 reads of 128 KiB of one stream in flight, and those that
-	// wait for a chunk are overtaken by those that do not.
-	slack = 64 * 128 << 10
+	// The kernel has up to 64 reads of 128 KiB of one stream in flight, and on
+	// their way here a few are held up. late is how far behind a run's end a
+	// read may lie and still belong to it, early how far ahead of it.
+	late  = 64 * 128 << 10
+	early = late / 2
 	// maxStale is how many reads within a run's reach may fail to move it
 	// before it is taken to be over: they are something else, in the same place.
 	maxStale = 64
@@ -48,11 +49,11 @@ func (u *run) touches(off, n int64) bool {
 	}
 	switch u.dir {
 	case 1:
-		return off <= u.hi+slack && off+n >= u.hi-slack
+		return off <= u.hi+early && off+n >= u.hi-late
 	case -1:
-		return off+n >= u.lo-slack && off <= u.lo+slack
+		return off+n >= u.lo-early && off <= u.lo+late
 	}
-	return off <= u.hi+slack && off+n >= u.lo-slack
+	return off <= u.hi+early && off+n >= u.lo-early
 }
 
 // restart makes the run one that begins with this read.

@@ -9,8 +9,8 @@ import (
 // A Source is where chunks come from: the store, or something nearer in front of it.
 type Source interface {
 	// Fetch asks for chunks, all in one request, and returns at once or
-	// nearly so. deliver is called once for each digest, in order, on a
-	// goroutine of the source's own; it does not block. With an error, raw
+	// nearly so. deliver is called once for each digest, in any order, on
+	// goroutines of the source's own; it does not block. With an error, raw
 	// means nothing. Chunks whose request ended before they came need not be
 	// delivered: Wait's error is theirs.
 	//
@@ -44,6 +44,7 @@ type Fetch interface {
 type Raw struct {
 	Blob bool   // Data is a data blob (internal/blob), else the plain bytes, not yet verified
 	Data []byte // from alloc, or the receiver's to keep
+	bad  func() // set if it comes from a Disk: called if it is not the chunk, which is then fetched again
 }
 
 // A key names a chunk as an index does: by digest and plain size. Where two

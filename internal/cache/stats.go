@@ -18,13 +18,14 @@ type Stats struct {
 	Zeros   uint64 `json:"zeros"`   // times a chunk was known to be zeros
 	Evicted uint64 `json:"evicted"` // chunks that made room
 
-	Fetched      uint64 `json:"fetched"`       // chunks that arrived
+	FromDisk     uint64 `json:"from_disk"`     // chunks that came from the persistent cache
+	Fetched      uint64 `json:"fetched"`       // chunks that arrived from the store
 	FetchedBytes uint64 `json:"fetched_bytes"` // as they arrived
 	Decoded      uint64 `json:"decoded"`       // chunks decoded and verified
 	Corrupt      uint64 `json:"corrupt"`       // chunks that were not what their digest says
 	Failed       uint64 `json:"failed"`        // chunks that could not be had, those included
 
-	AheadFetched  uint64 `json:"ahead_fetched"`  // of Fetched, those asked for ahead of time
+	AheadFetched  uint64 `json:"ahead_fetched"`  // of both, those asked for ahead of time
 	AheadUsed     uint64 `json:"ahead_used"`     // asked for ahead of time, and then by a reader
 	AheadUnused   uint64 `json:"ahead_unused"`   // evicted before any reader wanted them
 	AheadCanceled uint64 `json:"ahead_canceled"` // given up on their way

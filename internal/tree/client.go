@@ -48,5 +48,5 @@ func (s connection) Stats() any { return s.c.Stats() }
 func (s connection) Fetch(ctx context.Context, digests []index.Digest, speculative bool,
 	alloc func(n int) []byte, deliver func(i int, raw cache.Raw, err error)) cache.Fetch {
 	return s.c.Fetch(ctx, digests, client.FetchOptions{Speculative: speculative, Alloc: alloc},
-		func(i int, r client.Raw, err error) { deliver(i, cache.Raw(r), err) })
+		func(i int, r client.Raw, err error) { deliver(i, cache.Raw{Blob: r.Blob, Data: r.Data}, err) })
 }
