@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"pmxfs/internal/fault"
 )
 
@@ -72,7 +74,8 @@ func (b *budget) move(settling, partial int64) {
 // buffers lends byte slices and keeps those that come back for the next
 // borrower, so that chunks that pass through make no garbage. Slices come in
 // classes, two to a doubling. What is lent and what is kept stay under the limit
-// together, as long as what is lent does. Safe for concurrent use.
+// together, as long as what is lent does. The large ones are not in Go's heap,
+// which may grow to twice what lives in it. Safe for concurrent use.
 type buffers struct {
 	limit int64
 
@@ -129,11 +132,31 @@ func (b *buffers) get(n int) []byte {
 		for len(b.free[j]) > 0 && b.lent+b.kept > b.limit {
 			l := len(b.free[j])
 			b.kept -= int64(cap(b.free[j][l-1]))
+			freeBuffer(b.free[j][l-1])
 			b.free[j][l-1] = nil
 			b.free[j] = b.free[j][:l-1]
 		}
 	}
-	return make([]byte, n, size)
+	return newBuffer(size)[:n]
+}
+
+// minMapped is the size from which a buffer is worth a mapping of its own.
+const minMapped = 256 << 10
+
+func newBuffer(size int) []byte {
+	if size >= minMapped {
+		if b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE); err == nil {
+			return b
+		}
+	}
+	return make([]byte, size)
+}
+
+// freeBuffer gives a buffer back to the system. Nobody may use it any more.
+func freeBuffer(b []byte) {
+	if cap(b) >= minMapped {
+		unix.Munmap(b[:cap(b)]) // knows its own from others
+	}
 }
 
 // put takes a slice from get back; nil is none.
@@ -147,6 +170,7 @@ func (b *buffers) put(buf []byte) {
 	defer b.mu.Unlock()
 	b.lent -= size
 	if b.lent+b.kept+size > b.limit {
+		freeBuffer(buf)
 		return
 	}
 	b.kept += size
@@ -163,10 +187,16 @@ func (b *buffers) put(buf []byte) {
 func (b *buffers) dropIdle() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.lent == 0 {
-		clear(b.free[:])
-		b.kept = 0
+	if b.lent > 0 {
+		return
 	}
+	for i, list := range b.free {
+		for _, buf := range list {
+			freeBuffer(buf)
+		}
+		b.free[i] = nil
+	}
+	b.kept = 0
 }
 
 // close forgets what is kept. Nothing is lent any more.

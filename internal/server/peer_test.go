@@ -56,7 +56,7 @@ type peer struct {
 	out     *wire.Writer
 	hello   wire.Hello
 	waiting [256][]packet // by id: read, and not taken
-	served  chan error // what Serve returned
+	served  chan error    // what Serve returned
 	cancel  context.CancelFunc
 }
 
