@@ -45,7 +45,7 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 		}
 		s.cfg.State = backup.OpenState(dir, repositoryKey(s.repo))
 	}
-	c, err := client.New(ctx, client.Config{Dial: dial, Log: log, RetryFor: s.cfg.RetryFor, MaxUploads: backup.DefaultWindow})
+	c, err := client.New(ctx, client.Config{Dial: dial, Log: log, RetryFor: s.cfg.RetryFor, MaxUploads: backup.WindowFor(s.cfg.Files)})
 	if err != nil {
 		return err
 	}

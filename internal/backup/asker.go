@@ -67,7 +67,7 @@ func (r *Run) askStore(ctx context.Context) {
 			case err != nil:
 				r.pass(p, err)
 			case sizes[i] == uint32(p.size):
-				r.settle(p, false)
+				r.settle(p, nil)
 			default:
 				r.queue.pushSend(p)
 			}

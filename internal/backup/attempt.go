@@ -28,6 +28,7 @@ type attempt struct {
 	kept   bool // what is sent must be kept, since it cannot be read again
 
 	pieces  chan *piece
+	next    *piece        // taken out of pieces, and not ready then
 	cutErr  error         // once pieces is closed
 	ended   chan struct{} // closed when it was given up
 	endOnce sync.Once
@@ -142,23 +143,94 @@ func (a *attempt) hand(ctx context.Context, p *piece) error {
 	}
 }
 
-// enterAll enters the pieces as they come.
+// enterAll enters the pieces as they come, as many at a time as are ready.
 func (a *attempt) enterAll(ctx context.Context) error {
-	for p := range a.pieces {
-		if err := a.await(ctx, p); err != nil {
+	var batch []*piece
+	for {
+		var ok bool
+		var err error
+		if batch, ok, err = a.gather(ctx, batch[:0]); err != nil || !ok {
 			return err
 		}
-		if p.err != nil {
-			return p.err
+		for i, p := range batch {
+			for a.epoch != nil && p.epoch < a.epoch.n { // entering may have begun the next
+				if err := a.recheck(ctx, batch[i:]); err != nil {
+					return err
+				}
+			}
+			for range p.count {
+				if err := a.enter(ctx, p); err != nil {
+					return err
+				}
+			}
+			a.f.progress.count(p)
 		}
-		for range p.count {
-			if err := a.enter(ctx, p); err != nil {
-				return err
+	}
+}
+
+// maxBatch is how many pieces are entered at once: when the store must be asked
+// about them again, it is asked about all.
+const maxBatch = 256
+
+// gather waits for the next piece to be ready, and takes those behind it that
+// are. ok is false at the end.
+func (a *attempt) gather(ctx context.Context, batch []*piece) (_ []*piece, ok bool, err error) {
+	for len(batch) < maxBatch {
+		p := a.next
+		a.next = nil
+		if p == nil && len(batch) == 0 {
+			if p, ok = <-a.pieces; !ok { // the cutter ends with ctx
+				return batch, false, nil
 			}
 		}
-		a.f.progress.count(p)
+		if p == nil {
+			select {
+			case p = <-a.pieces:
+			default:
+			}
+			if p == nil {
+				break
+			}
+		}
+		if len(batch) == 0 {
+			if err := a.await(ctx, p); err != nil {
+				return batch, true, err
+			}
+		} else if !p.isDone() {
+			a.next = p
+			break
+		}
+		if p.err != nil {
+			return batch, true, p.err
+		}
+		batch = append(batch, p)
 	}
-	return nil
+	return batch, true, nil
+}
+
+// recheck makes sure of pieces that the store was said to have before the
+// connection broke: those that it does not have are sent again. When it breaks
+// meanwhile, the pieces are not of the current epoch still.
+func (a *attempt) recheck(ctx context.Context, batch []*piece) error {
+	var list []placed
+	off, n := a.off, a.epoch.n
+	for _, p := range batch {
+		if p.epoch < n {
+			list = append(list, placed{entry{p.digest, uint32(p.size), p.sent}, off})
+		}
+		off += uint64(p.size) * uint64(p.count)
+	}
+	err := a.restoreMissing(ctx, a.stream, list)
+	if isBroken(err) {
+		a.r.session.lose(a.epoch, err)
+		return a.connect(ctx)
+	}
+	if err == nil {
+		for _, p := range batch {
+			p.epoch = max(p.epoch, n)
+		}
+	}
+	return err
 }
 
 // await waits for a piece, and has a new stream made meanwhile if need be: the

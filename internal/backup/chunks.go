@@ -73,11 +73,15 @@ func (c *chunks) ask(p *piece) verdict {
 }
 
 // settle says that the store has the chunk now, and returns the pieces that
-// waited for it.
-func (c *chunks) settle(d index.Digest) []*piece {
+// waited for it. by is the epoch that it was sent in, or nil if the store said so
+// itself.
+func (c *chunks) settle(d index.Digest, by *epoch) []*piece {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.addLocked(d)
+	if by != nil && by.isLost() {
+		c.doubt[d] = true
+	}
 	cl := c.claims[d]
 	delete(c.claims, d)
 	return cl.waiting

@@ -29,6 +29,7 @@ const (
 	MinFixedChunk    = 4 << 10   // bytes; the protocol's bounds for fixed files
 	MaxFixedChunk    = 8 << 20
 	DefaultWindow    = 16 << 20 // bytes of uploads under way
+	StreamWindow     = 8 << 20  // the same where they must be kept: WindowFor
 	DefaultRetryFor  = 10 * time.Minute
 	MaxFiles         = 1<<16 - 1 // CommitBackup counts them in 16 bits
 )
@@ -83,8 +84,8 @@ type Config struct {
 	// There may be fewer, to keep within Memory.
 	Workers int
 
-	// Window is the Client's MaxUploads in bytes, zero stands for DefaultWindow:
-	// what was sent before that many bytes has been answered.
+	// Window is the Client's MaxUploads in bytes; zero stands for WindowFor of
+	// the files. What was sent long before that many bytes has been answered.
 	Window int64
 
 	// RetryFor is how long a broken connection is tried again without any
@@ -129,7 +130,7 @@ func (c *Config) check() error {
 		c.ChunkSize = DefaultChunkSize
 	}
 	if c.Window == 0 {
-		c.Window = DefaultWindow
+		c.Window = WindowFor(c.Files)
 	}
 	if c.RetryFor == 0 {
 		c.RetryFor = DefaultRetryFor
@@ -189,15 +190,28 @@ func (c *Config) largest() int64 {
 // encoderState is what an encoder holds beside its output, at most.
 const encoderState = 10 << 20
 
-// perWorker is what a worker holds: its compressor and the chunk's blob.
-func (c *Config) perWorker() int64 { return int64(blob.Bound(int(c.largest()))) + encoderState }
+// perWorker is what a worker holds: its compressor and a chunk's blob, which is
+// rarely that of the largest chunk.
+func (c *Config) perWorker() int64 {
+	return int64(blob.Bound(int(min(c.largest(), 2*int64(c.ChunkSize))))) + encoderState
+}
+
+// WindowFor returns the client's MaxUploads, in bytes, for a backup of files.
+func WindowFor(files []File) int64 {
+	for _, f := range files {
+		if f.Source == "-" {
+			return StreamWindow
+		}
+	}
+	return DefaultWindow
+}
 
 // retained is what is kept of uploads under way: of sources that cannot be read
 // again, all that may still be lost.
 func (c *Config) retained() int64 {
 	for _, f := range c.Files {
 		if f.Source == "-" {
-			return c.Window + c.largest()
+			return 2*c.Window + c.largest()
 		}
 	}
 	return 0

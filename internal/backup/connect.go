@@ -83,24 +83,25 @@ func (a *attempt) create(ctx context.Context, e *epoch) (*client.Stream, error) 
 }
 
 // upload sends a chunk on the file's stream, whichever that is at the time. It
-// reports whether it was sent: after a break it may turn out to have arrived.
-func (a *attempt) upload(ctx context.Context, d index.Digest, size int, raw client.Raw) (sent bool, err error) {
+// returns the epoch that it was sent in, or nil if it turned out, after a break,
+// to have arrived.
+func (a *attempt) upload(ctx context.Context, d index.Digest, size int, raw client.Raw) (*epoch, error) {
 	for try := 0; ; try++ {
 		s, e, err := a.current(ctx)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		if try > 0 {
 			if ok, err := a.r.has(ctx, d, size); ok || err != nil {
-				return false, err
+				return nil, err
 			}
 		}
 		if err = s.Upload(ctx, d, raw); err == nil {
 			a.sent(e, d, raw)
-			return true, nil
+			return e, nil
 		}
 		if !isBroken(err) {
-			return false, err
+			return nil, err
 		}
 		a.r.session.lose(e, err)
 	}
@@ -109,7 +110,7 @@ func (a *attempt) upload(ctx context.Context, d index.Digest, size int, raw clie
 func (a *attempt) sent(e *epoch, d index.Digest, raw client.Raw) {
 	e.progress.Store(true)
 	a.f.progress.Sent.Add(int64(len(raw.Data)))
-	a.r.unanswered.add(a.chunks, d, raw.Blob, raw.Data, a.kept)
+	a.r.unanswered.add(e, a.chunks, d, raw.Blob, raw.Data, a.kept)
 }
 
 // current waits for the file's stream on an epoch that is not lost.
@@ -132,23 +133,6 @@ func (a *attempt) current(ctx context.Context) (*client.Stream, *epoch, error) {
 			return nil, nil, ctx.Err()
 		}
 	}
-}
-
-// replay gives a new stream the entries so far, and sends those chunks again
-// that did not arrive.
-func (a *attempt) replay(ctx context.Context, s *client.Stream) error {
-	if a.entries.len() == 0 {
-		return nil
-	}
-	if err := a.restoreMissing(ctx, s); err != nil {
-		return err
-	}
-	return a.entries.each(func(i int, off uint64, en entry) error {
-		if a.fixed {
-			off = uint64(i)
-		}
-		return s.Put(ctx, off, en.digest)
-	})
 }
 
 // stored returns the file's stored name.

@@ -21,6 +21,10 @@ type piece struct {
 	done chan struct{}
 	err  error // why it failed; once done
 	sent bool  // this run brought it to the store; once done
+
+	// epoch is when the store was last heard to have it: what was sent before
+	// a connection broke may have been lost with it.
+	epoch int
 }
 
 // plain returns the piece's bytes.
@@ -29,6 +33,16 @@ func (p *piece) plain() []byte {
 		return p.a.r.zeros(p.size)
 	}
 	return p.buf[:p.size]
+}
+
+// isDone reports whether the piece may be entered or has failed.
+func (p *piece) isDone() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // finish gives the piece's memory back and lets it be entered.

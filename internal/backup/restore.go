@@ -15,47 +15,69 @@ import (
 // maxAsked is how many digests are asked for at once.
 const maxAsked = 4096
 
-// restoreMissing finds out which of the file's chunks the store lacks. One that
-// cannot be asked gets again what this run sent it.
-func (a *attempt) restoreMissing(ctx context.Context, s *client.Stream) error {
-	var digests []index.Digest
-	var wanted []entry
-	var offs []uint64
-	check := func() error {
-		sizes := make([]uint32, len(digests))
-		if a.r.control {
-			var err error
-			if sizes, err = a.r.cfg.Client.HasChunks(ctx, digests); err != nil {
-				return err
-			}
-		}
-		for i, en := range wanted {
-			if sizes[i] == en.size {
-				continue
-			}
-			if err := a.restore(ctx, s, offs[i], en); err != nil {
-				return err
-			}
-		}
-		digests, wanted, offs = digests[:0], wanted[:0], offs[:0]
+// placed is an entry with where it starts in the file.
+type placed struct {
+	entry
+	off uint64
+}
+
+// replay gives a new stream the entries so far, and sends those chunks again
+// that did not arrive.
+func (a *attempt) replay(ctx context.Context, s *client.Stream) error {
+	if a.entries.len() == 0 {
 		return nil
 	}
+	var list []placed
 	var last index.Digest
 	err := a.entries.each(func(_ int, off uint64, en entry) error {
-		if en.digest == last || !a.r.control && !en.sent {
+		if en.digest == last {
 			return nil
 		}
 		last = en.digest
-		digests, wanted, offs = append(digests, en.digest), append(wanted, en), append(offs, off)
-		if len(digests) < maxAsked {
+		if list = append(list, placed{en, off}); len(list) < maxAsked {
 			return nil
 		}
-		return check()
+		err := a.restoreMissing(ctx, s, list)
+		list = list[:0]
+		return err
 	})
+	if err == nil {
+		err = a.restoreMissing(ctx, s, list)
+	}
 	if err != nil {
 		return err
 	}
-	return check()
+	return a.entries.each(func(i int, off uint64, en entry) error {
+		if a.fixed {
+			off = uint64(i)
+		}
+		return s.Put(ctx, off, en.digest)
+	})
+}
+
+// restoreMissing sends those chunks again that the store lacks. A store that
+// cannot be asked gets all that this run sent it.
+func (a *attempt) restoreMissing(ctx context.Context, s *client.Stream, list []placed) error {
+	sizes := make([]uint32, len(list))
+	if a.r.control && len(list) > 0 {
+		digests := make([]index.Digest, len(list))
+		for i, en := range list {
+			digests[i] = en.digest
+		}
+		var err error
+		if sizes, err = a.r.cfg.Client.HasChunks(ctx, digests); err != nil {
+			return err
+		}
+	}
+	for i, en := range list {
+		if sizes[i] == en.size || !a.r.control && !en.sent {
+			continue
+		}
+		if err := a.restore(ctx, s, en.off, en.entry); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // restore sends one chunk again: from what was kept of it, or from the source,

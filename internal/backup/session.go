@@ -129,12 +129,13 @@ func (s *session) lose(e *epoch, cause error) {
 	if s.fruitless > 0 {
 		pause = min(firstPause<<min(s.fruitless, 10), maxPause)
 	}
-	// What this epoch sent last may not have arrived.
+	// What this epoch sent last may not have arrived. An upload that is noted
+	// between the two sees that the epoch is lost.
+	close(e.lost)
 	s.r.unanswered.suspect()
 	s.cur = s.newEpoch(e.n+1, now.Add(pause))
 	gaveUp := s.err != nil
 	s.mu.Unlock()
-	close(e.lost)
 	if !gaveUp {
 		s.r.event(Event{Kind: Interrupted, Err: cause})
 	}

@@ -7,9 +7,9 @@ import (
 	"pmxfs/index"
 )
 
-// unanswered remembers the last uploads: as many bytes of them as the client
-// leaves unanswered, since all before those have arrived. When the connection
-// breaks, these may be lost.
+// unanswered remembers the last uploads: twice as many bytes of them as the
+// client leaves unanswered, since answers need not come in order. When the
+// connection breaks, these may be lost.
 type unanswered struct {
 	window int64
 
@@ -26,8 +26,8 @@ type upload struct {
 	data   []byte // kept only if the source cannot be read again
 }
 
-// add notes an upload. data is copied if keep is set.
-func (u *unanswered) add(c *chunks, d index.Digest, blob bool, data []byte, keep bool) {
+// add notes an upload in an epoch. data is copied if keep is set.
+func (u *unanswered) add(e *epoch, c *chunks, d index.Digest, blob bool, data []byte, keep bool) {
 	up := upload{chunks: c, digest: d, n: int64(len(data)), blob: blob}
 	if keep {
 		up.data = slices.Clone(data)
@@ -37,11 +37,14 @@ func (u *unanswered) add(c *chunks, d index.Digest, blob bool, data []byte, keep
 	u.list = append(u.list, up)
 	u.bytes += up.n
 	drop := 0
-	for u.bytes-u.list[drop].n >= u.window {
+	for u.bytes-u.list[drop].n >= 2*u.window {
 		u.bytes -= u.list[drop].n
 		drop++
 	}
 	u.list = slices.Delete(u.list, 0, drop)
+	if e.isLost() { // perhaps after suspect was called for it
+		c.suspect(d)
+	}
 }
 
 // suspect says of all of them that they may be lost.

@@ -39,6 +39,7 @@ func (r *Run) work(ctx context.Context) {
 
 // lookUp takes a piece with its digest to where it belongs.
 func (r *Run) lookUp(p *piece) {
+	p.epoch = r.session.now().n
 	switch p.a.chunks.ask(p) {
 	case isKnown:
 		p.finish(nil)
@@ -52,14 +53,18 @@ func (r *Run) lookUp(p *piece) {
 	}
 }
 
-// settle lets a piece that is in the store be entered, and those that waited for it.
-func (r *Run) settle(p *piece, sent bool) {
-	waiting := p.a.chunks.settle(p.digest)
-	p.sent = sent
-	p.finish(nil)
+// settle lets a piece that is in the store be entered, and those that waited for
+// it. by is the epoch that it was sent in, or nil.
+func (r *Run) settle(p *piece, by *epoch) {
+	waiting := p.a.chunks.settle(p.digest, by)
+	if by != nil {
+		p.sent, p.epoch = true, by.n
+	}
 	for _, w := range waiting {
+		w.epoch = p.epoch
 		w.finish(nil)
 	}
+	p.finish(nil)
 }
 
 // pass gives a piece up. If others wait for its chunk, the next brings it.
@@ -78,7 +83,7 @@ func (r *Run) send(ctx context.Context, p *piece, enc *blob.Encoder, out []byte)
 		r.pass(p, errOver)
 		return out
 	case r.cfg.DryRun:
-		r.settle(p, true)
+		r.settle(p, r.session.now())
 		return out
 	}
 	raw := client.Raw{Data: p.plain()}
@@ -90,11 +95,11 @@ func (r *Run) send(ctx context.Context, p *piece, enc *blob.Encoder, out []byte)
 		r.pass(p, err)
 		return out
 	}
-	sent, err := p.a.upload(ctx, p.digest, p.size, raw)
+	by, err := p.a.upload(ctx, p.digest, p.size, raw)
 	if err != nil {
 		r.pass(p, err)
 		return out
 	}
-	r.settle(p, sent)
+	r.settle(p, by)
 	return out
 }

@@ -33,7 +33,9 @@ type world struct {
 	mu     sync.Mutex
 	conns  []*link
 	budget []int64 // after how many bytes of ours each next connection breaks; 0: never
-	down   chan struct{}
+	down   bool
+	mute   wire.Type // the first packet of this type gets no answer; 0: all do
+	onCut  func()    // called when a budget is used up
 
 	fromClient, toClient [256]atomic.Int64 // packets by type
 	uploaded             atomic.Int64      // bytes of upload packets
@@ -95,6 +97,10 @@ func (l *link) Write(p []byte) (int, error) {
 		if l.left < int64(len(p)) {
 			l.Conn.Write(p[:l.left])
 			l.Conn.Close()
+			if l.w.onCut != nil {
+				<-l.served
+				l.w.onCut()
+			}
 			return int(l.left), io.ErrClosedPipe
 		}
 		l.left -= int64(len(p))
@@ -108,9 +114,11 @@ type meter struct {
 	w    *world
 	head []byte
 	skip int
+	seen int64
 }
 
 func (m *meter) see(p []byte) {
+	m.seen += int64(len(p))
 	for len(p) > 0 {
 		if m.skip > 0 {
 			n := min(m.skip, len(p))
@@ -138,7 +146,7 @@ func (w *world) sent(t wire.Type) int64 { return w.fromClient[t].Load() }
 func (w *world) dial(ctx context.Context) (net.Conn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.down != nil {
+	if w.down {
 		return nil, &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
 	}
 	near, far, err := socketPair()
@@ -151,13 +159,29 @@ func (w *world) dial(ctx context.Context) (net.Conn, error) {
 		w.budget = w.budget[1:]
 	}
 	w.conns = append(w.conns, l)
-	s, cfg := w.store, server.Config{Store: w.store, Features: w.features, Version1: w.version1}
+	cfg := server.Config{Store: w.store, Features: w.features, Version1: w.version1}
 	go func() {
 		defer close(l.served)
 		server.Serve(context.Background(), far, cfg)
-		_ = s
 	}()
+	if w.mute != 0 {
+		m := &muted{Conn: l, on: w.mute, seen: make(chan struct{})}
+		w.mute = 0
+		return m, nil
+	}
 	return l, nil
+}
+
+func (w *world) setDown(down bool) {
+	w.mu.Lock()
+	w.down = down
+	w.mu.Unlock()
+}
+
+// restart ends all connections and opens the store anew.
+func (w *world) restart() {
+	w.close()
+	w.open()
 }
 
 func socketPair() (net.Conn, net.Conn, error) {
