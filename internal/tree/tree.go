@@ -17,6 +17,12 @@ type Config struct {
 	Memory int64        // bound on chunks, indexes and lists in memory, in bytes; 0 is cache.DefaultBytes
 	Log    *slog.Logger // nil: no log. Failures of a call are in its error only
 
+	// Disk keeps what was read and listed over restarts, and shows it while the
+	// store cannot be reached; nil: nothing does. Name tells this store from
+	// others in the same Disk: the repository as it was given.
+	Disk *cache.Disk
+	Name string
+
 	// UID and GID own what is not from an archive.
 	UID, GID uint32
 
@@ -55,7 +61,11 @@ func newTree(ctx context.Context, cfg Config, now func() time.Time) (*Tree, erro
 	t := &Tree{cfg: cfg, store: cfg.Store, began: now()}
 	t.env = env{log: cfg.Log, now: now, after: time.After}
 	t.env.ctx, t.stop = context.WithCancel(context.Background())
-	t.cache = cache.New(cache.Config{Source: cfg.Store, Bytes: cfg.Memory})
+	if cfg.Disk != nil {
+		t.store = newOffline(t, cfg.Store)
+		t.AddStats("disk", func() any { return cfg.Disk.Stats() })
+	}
+	t.cache = cache.New(cache.Config{Source: cfg.Store, Bytes: cfg.Memory, Disk: cfg.Disk})
 	t.inodes = newInodes(t.cache.Reserve)
 	t.lists = newLists(t)
 	t.contents = newContents(t)
