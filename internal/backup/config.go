@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -250,5 +249,3 @@ func (c *Config) readers() int {
 }
 
 func (c *Config) chunkSize32() uint32 { return uint32(c.ChunkSize) }
-
-func quote(s string) string { return strconv.Quote(s) }

@@ -134,6 +134,7 @@ func (f *file) write(ctx context.Context) (*attempt, error) {
 			return a, err
 		}
 		f.progress.unchanged.Store(false)
+		a.entries.drop()
 		lacks = err
 	} else {
 		r.event(Event{Kind: Started, File: f.Name})
@@ -150,6 +151,7 @@ func (f *file) write(ctx context.Context) (*attempt, error) {
 		if !isLacking(err) {
 			return a, err
 		}
+		a.entries.drop()
 		lacks = err
 	}
 	return f.sendAll(ctx, src, open, lacks)

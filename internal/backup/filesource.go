@@ -7,8 +7,6 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"pmxfs/internal/fault"
 )
 
 // A fileSource is a regular file or a block device. It asks the file system
@@ -96,7 +94,7 @@ func (s *fileSource) read(ctx context.Context, p []byte) (int, error) {
 		return n, nil // an error comes again
 	}
 	if errors.Is(err, io.EOF) || err == nil {
-		return 0, fault.Newf(fault.Invalid, "read", s.name, "it ends at byte %d of %d: it was made shorter while it was read", s.pos, s.length)
+		return 0, unusable(s.name, "it ends at byte %d of %d: it was made shorter while it was read", s.pos, s.length)
 	}
 	return 0, readError(s.name, s.pos, err)
 }
@@ -125,11 +123,11 @@ func (s *fileSource) check(context.Context) error {
 		return sourceError(s.name, err)
 	}
 	if size -= s.base; size != s.length {
-		return fault.Newf(fault.Invalid, "read", s.name, "it has %d bytes now and had %d: it was changed while it was read", size, s.length)
+		return unusable(s.name, "it has %d bytes now and had %d: it was changed while it was read", size, s.length)
 	}
 	// Some files (of /proc, say) do not tell their size.
 	if n, _ := s.f.ReadAt(make([]byte, 1), s.base+s.length); n > 0 {
-		return fault.Newf(fault.Invalid, "read", s.name, "it has more than the %d bytes it says", s.length)
+		return unusable(s.name, "it has more than the %d bytes it says", s.length)
 	}
 	return nil
 }

@@ -87,7 +87,7 @@ func sourceOf(f File, in *os.File) (source, error) {
 		}
 		return newFileSource(in, name, owned, base, max(0, info.Size()-base), regularSize), nil
 	case mode.IsDir():
-		return nil, fault.Newf(fault.Invalid, "read", name, "it is a directory; a file, a block device or standard input can be backed up ('tar -c %s | pmxbackup ... NAME.tar:-')", name)
+		return nil, unusable(name, "it is a directory; a file, a block device or standard input can be backed up ('tar -c %s | pmxbackup ... NAME.tar:-')", name)
 	case mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0:
 		size, err := deviceSize(in)
 		if err != nil {
@@ -95,10 +95,10 @@ func sourceOf(f File, in *os.File) (source, error) {
 		}
 		return newFileSource(in, name, owned, 0, size, deviceSize), nil
 	case mode&fs.ModeSocket != 0:
-		return nil, fault.Newf(fault.Invalid, "read", name, "it is a socket")
+		return nil, unusable(name, "it is a socket")
 	}
 	if f.Fixed() && f.Size < 0 {
-		return nil, fault.Newf(fault.Invalid, "read", name, "a disk (.img) from a pipe needs its size beforehand: give --size, or another name for a stream")
+		return nil, unusable(name, "a disk (.img) from a pipe needs its size beforehand: give --size, or another name for a stream")
 	}
 	return &streamSource{f: in, name: name, owned: owned, want: f.Size}, nil
 }
@@ -136,6 +136,11 @@ type sourceFault struct{ err error }
 
 func (s *sourceFault) Error() string { return s.err.Error() }
 func (s *sourceFault) Unwrap() error { return s.err }
+
+// unusable says what is wrong with a source itself.
+func unusable(name, format string, args ...any) error {
+	return &sourceFault{fault.Newf(fault.Invalid, "read", name, format, args...)}
+}
 
 // sourceError makes err say what it was about, once.
 func sourceError(name string, err error) error {

@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -85,14 +83,6 @@ func (s *State) save(g ref.Group, rec record) error {
 	if err != nil {
 		os.Remove(f.Name())
 		return fault.New(fault.Unknown, op, rec.Name, err)
-	}
-	return nil
-}
-
-// forget removes a file's record: its token is void.
-func (s *State) forget(g ref.Group, name string) error {
-	if err := os.Remove(s.path(g, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault.New(fault.Unknown, "forget change token", name, err)
 	}
 	return nil
 }

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"pmxfs/internal/fault"
 )
 
 // A streamSource is standard input, a pipe or a character device: what is read
@@ -48,7 +46,7 @@ func (s *streamSource) read(ctx context.Context, p []byte) (int, error) {
 	case !errors.Is(err, io.EOF):
 		return 0, readError(s.name, s.pos, err)
 	case s.want >= 0:
-		return 0, fault.Newf(fault.Invalid, "read", s.name, "it ends at byte %d of the %d that were announced", s.pos, s.want)
+		return 0, unusable(s.name, "it ends at byte %d of the %d that were announced", s.pos, s.want)
 	}
 	return 0, io.EOF
 }
@@ -83,7 +81,7 @@ func (s *streamSource) check(ctx context.Context) error {
 	}
 	switch n, err := s.readSome(ctx, make([]byte, 1)); {
 	case n > 0:
-		return fault.Newf(fault.Invalid, "read", s.name, "it has more than the %d bytes that were announced", s.want)
+		return unusable(s.name, "it has more than the %d bytes that were announced", s.want)
 	case errors.Is(err, io.EOF):
 		return nil
 	case ctx.Err() != nil:

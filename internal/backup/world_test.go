@@ -37,8 +37,8 @@ type world struct {
 	mute   wire.Type // the first packet of this type gets no answer; 0: all do
 	onCut  func()    // called when a budget is used up
 
-	fromClient, toClient [256]atomic.Int64 // packets by type
-	uploaded             atomic.Int64      // bytes of upload packets
+	fromClient [256]atomic.Int64 // packets by type
+	uploaded   atomic.Int64      // bytes of upload packets
 }
 
 func newWorld(t testing.TB) *world {
