@@ -147,6 +147,26 @@ func TestListingTooLarge(t *testing.T) {
 	}
 }
 
+// An Archive is used by many goroutines at once.
+func TestConcurrentUse(t *testing.T) {
+	for _, f := range []Format{PXAR1, PXAR2, CATAR} {
+		m, p, _ := write(t, f, sample(), Config{})
+		a := open(t, m, p)
+		want := dump(t, a, true)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				if got := dump(t, a, true); got != want {
+					t.Errorf("%v: another goroutine sees something else", f)
+				}
+			}()
+		}
+		wg.Wait()
+	}
+}
+
 // counting opens an archive and counts reads.
 func counting(t testing.TB, meta []byte) (*Archive, *countingReader) {
 	t.Helper()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -285,4 +286,53 @@ func TestStreamThatFails(t *testing.T) {
 		t.Errorf("%+v, %v, %v", s, problems, err)
 	}
 	archivetest.Same(t, "resumed", archivetest.Survey(t, target, false), archivetest.Survey(t, src, false))
+}
+
+// thaw makes what was restored removable.
+func thaw(dir string) {
+	filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if fd, err := unix.Open(p, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); err == nil {
+			unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, 0)
+			unix.Close(fd)
+		}
+		if e != nil && e.IsDir() {
+			os.Chmod(p, 0o755)
+		}
+		return nil
+	})
+}
+
+// Whatever is put into an archive, what is outside the target stays.
+func FuzzRestore(f *testing.F) {
+	a := &forger{}
+	a.enter("")
+	at := a.file("a", "content")
+	a.enter("d")
+	a.symlink("l", "../../outside")
+	a.file("x", "x")
+	a.leave()
+	a.link("h", at, "a")
+	a.symlink("l", "../outside")
+	a.file("z", "z")
+	a.leave()
+	f.Add(uint16(0), []byte{}, uint16(0), []byte{}, uint8(0))
+	f.Add(uint16(300), []byte(".."), uint16(400), []byte("l\x00"), uint8(2))
+	f.Fuzz(func(t *testing.T, p1 uint16, b1 []byte, p2 uint16, b2 []byte, way uint8) {
+		target, outside := setup(t)
+		b := bytes.Clone(a.b)
+		copy(b[int(p1)%len(b):], b1)
+		copy(b[int(p2)%len(b):], b2)
+		m := archive.Stream{ReaderAt: archive.FromReaderAt(bytes.NewReader(b)), Size: int64(len(b))}
+		arch, err := archive.Open(t.Context(), m, nil)
+		if err != nil {
+			return
+		}
+		for range 2 {
+			if _, _, err := try(t, arch, "", target, Config{Existing: Existing(way % 3), Workers: 1}); err != nil && !errors.Is(err, fault.Exists) {
+				t.Fatal(err)
+			}
+			thaw(target)
+		}
+		untouched(t, "fuzzed", outside)
+	})
 }

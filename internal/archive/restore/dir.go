@@ -3,6 +3,7 @@ package restore
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"syscall"
 
@@ -43,7 +44,8 @@ func (d *dir) release(r *run) {
 	}
 }
 
-// isEmpty reports whether an open directory has no entries.
+// isEmpty reports whether an open directory has no entries, but for what a new
+// file system has.
 func isEmpty(fd int) (bool, error) {
 	buf := make([]byte, 4096)
 	for {
@@ -51,8 +53,11 @@ func isEmpty(fd int) (bool, error) {
 		if err != nil || n <= 0 {
 			return err == nil, err
 		}
-		if _, count, _ := unix.ParseDirent(buf[:n], -1, nil); count > 0 {
-			return false, nil
+		_, _, names := unix.ParseDirent(buf[:n], -1, nil)
+		for _, name := range names {
+			if name != "lost+found" {
+				return false, nil
+			}
 		}
 	}
 }
@@ -88,6 +93,10 @@ func (r *run) enter(d *dir, e *archive.Entry, path string) *dir {
 	if err != nil {
 		r.failed(path, fmt.Errorf("open directory: %w", err))
 		return nil
+	}
+	if !made && os.Geteuid() != 0 {
+		// Its own mode, which it gets in the end, may forbid writing.
+		unix.Fchmod(fd, 0o700)
 	}
 	if r.strip && made {
 		unix.Fremovexattr(fd, archive.XattrACLDefault)

@@ -23,14 +23,16 @@ const (
 // those before: a new owner takes set-user-ID and capabilities away, a new mode
 // the mask of an ACL.
 func (r *run) meta(fd int, path string, m *archive.Meta, isDir bool) {
-	mode := m.Mode & 0o7777
 	if r.owners {
 		if err := unix.Fchown(fd, int(m.UID), int(m.GID)); err != nil {
 			r.failed(path, fmt.Errorf("set owners: %w", err))
-			mode &^= 0o6000
 		}
-	} else {
-		mode &^= 0o6000
+	}
+	mode := m.Mode & 0o7777
+	if mode&0o6000 != 0 {
+		var st unix.Stat_t
+		unix.Fstat(fd, &st)
+		mode = modeFor(&st, m)
 	}
 	if err := unix.Fchmod(fd, mode); err != nil {
 		r.failed(path, fmt.Errorf("set mode: %w", err))
@@ -124,16 +126,25 @@ func (r *run) setProject(fd int, path string, id uint32) {
 	}
 }
 
+// modeFor returns the permissions for what st is of: set-user-ID and set-group-ID
+// are for the owners that the archive means, and for no others.
+func modeFor(st *unix.Stat_t, m *archive.Meta) uint32 {
+	mode := m.Mode & 0o7777
+	if st.Uid != m.UID {
+		mode &^= syscall.S_ISUID
+	}
+	if st.Gid != m.GID {
+		mode &^= syscall.S_ISGID
+	}
+	return mode
+}
+
 // complete reports whether what is there is what an earlier run has left
 // complete.
 func (r *run) complete(st *unix.Stat_t, m *archive.Meta) bool {
-	mode := m.Mode
-	if !r.owners {
-		mode &^= 0o6000
-	}
 	switch {
 	case st.Mode&syscall.S_IFMT != m.Type(),
-		!m.IsSymlink() && st.Mode != mode,
+		!m.IsSymlink() && st.Mode&0o7777 != modeFor(st, m),
 		m.IsRegular() && st.Size != m.Size,
 		m.IsDevice() && st.Rdev != m.Rdev,
 		r.owners && (st.Uid != m.UID || st.Gid != m.GID):

@@ -51,7 +51,8 @@ type Config struct {
 	Existing Existing
 
 	// NoOwners leaves files to the user who restores them. That is so anyway
-	// if this is not root. Set-user-ID and set-group-ID are then not set.
+	// if this is not root. Set-user-ID and set-group-ID are set only for the
+	// owners that the archive means.
 	NoOwners bool
 	NoXattrs bool // and no ACLs and capabilities
 

@@ -61,18 +61,17 @@ func (r *run) outside(name string, d *dir, path string, m *archive.Meta) {
 		r.failed(path, errors.Join(err, errors.New("something else is in its place")))
 		return
 	}
-	mode := m.Mode & 0o7777
 	if r.owners {
 		if err := unix.Fchownat(fd, "", int(m.UID), int(m.GID), unix.AT_EMPTY_PATH); err != nil {
 			r.failed(path, fmt.Errorf("set owners: %w", err))
+		} else {
+			st.Uid, st.Gid = m.UID, m.GID
 		}
-	} else {
-		mode &^= 0o6000
 	}
 	// The kernel takes this path for what fd is, whatever has its name now.
 	proc := "/proc/self/fd/" + strconv.Itoa(fd)
 	if !m.IsSymlink() {
-		if err := unix.Chmod(proc, mode); err != nil {
+		if err := unix.Chmod(proc, modeFor(&st, m)); err != nil {
 			r.failed(path, fmt.Errorf("set mode: %w", err))
 		}
 	}
