@@ -3,6 +3,8 @@
 package blob
 
 import (
+	"runtime"
+
 	czstd "github.com/DataDog/zstd"
 	"github.com/klauspost/compress/zstd"
 )
@@ -25,6 +27,9 @@ func newCompressor() compressor { return compressor{czstd.NewCtx(), &lazyGo{}} }
 func (c compressor) append(dst, plain []byte) []byte {
 	n := len(dst)
 	frame, err := c.ctx.CompressLevel(dst[n:], plain, cLevel)
+	// The context's finalizer frees it in C; without this it might run while the
+	// call that uses it for the last time is under way.
+	runtime.KeepAlive(c.ctx)
 	if err != nil {
 		if c.last.enc == nil {
 			c.last.enc = newGoEncoder()
