@@ -104,7 +104,7 @@ func (s *streamCall) Packet(h wire.Header, r *wire.Reader) (bool, error) {
 		asked := j.finishing
 		j.c.mu.Unlock()
 		if !asked {
-			return false, fault.New(fault.Corrupt, "", "", errors.New("Ok to a stream that is not finished"))
+			return false, fault.New(fault.Corrupt, "", "", errors.New("ok to a stream that is not finished"))
 		}
 		s.over()
 		j.finished()
