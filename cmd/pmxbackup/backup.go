@@ -31,10 +31,7 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 	debug.SetMemoryLimit(s.cfg.Memory + spareMemory)
 	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, TrustDigests: true})
 	if err != nil {
-		if k := fault.KindOf(err); k == fault.Invalid || k == fault.Unsupported {
-			return &cli.UsageError{Err: err}
-		}
-		return err
+		return &cli.UsageError{Err: err} // nothing is dialed yet
 	}
 	defer closeDialer()
 	s.cfg.Log = log
