@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pmxfs/internal/archive"
+	"pmxfs/internal/archive/fsattr"
 )
 
 // A dir is an open directory of the target. Whoever puts something into it
@@ -103,7 +104,7 @@ func (r *run) enter(d *dir, e *archive.Entry, path string) *dir {
 		unix.Fremovexattr(fd, archive.XattrACLAccess)
 	}
 	if made {
-		r.setFlags(fd, meta.Flags&earlyFlags)
+		fsattr.SetFlags(fd, meta.Flags&earlyFlags)
 	}
 	r.n.dirs.Add(1)
 	if !made {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pmxfs/internal/archive"
+	"pmxfs/internal/archive/fsattr"
 	"pmxfs/internal/fault"
 )
 
@@ -84,7 +85,7 @@ func (w *writer) file(e *archive.Entry, d *dir, path string) bool {
 		unix.Fremovexattr(fd, archive.XattrACLAccess)
 	}
 	if meta.Flags&earlyFlags != 0 {
-		w.setFlags(fd, meta.Flags&earlyFlags) // if it fails, so it does later
+		fsattr.SetFlags(fd, meta.Flags&earlyFlags) // if it fails, so it does later
 	}
 	if !w.content(fd, e, path) {
 		w.n.files.Add(-1)

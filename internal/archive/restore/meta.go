@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pmxfs/internal/archive"
+	"pmxfs/internal/archive/fsattr"
 )
 
 // Flags that must be set before there is content, and those that allow nothing
@@ -43,18 +44,20 @@ func (r *run) meta(fd int, path string, m *archive.Meta, isDir bool) {
 		}
 	}
 	if m.ProjID != 0 {
-		r.setProject(fd, path, m.ProjID)
+		if err := fsattr.SetProject(fd, m.ProjID); err != nil {
+			r.failed(path, fmt.Errorf("set quota project: %w", err))
+		}
 	}
 	flags := m.Flags
 	if flags != 0 && flags&lastFlags != flags {
-		r.flagsFailed(path, r.setFlags(fd, flags&^lastFlags))
+		r.flagsFailed(path, fsattr.SetFlags(fd, flags&^lastFlags))
 	}
 	times := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: m.Mtime.Sec, Nsec: int64(m.Mtime.Nsec)}}
 	if err := futimens(fd, &times); err != nil {
 		r.failed(path, fmt.Errorf("set time: %w", err))
 	}
 	if flags&lastFlags != 0 {
-		r.flagsFailed(path, r.setFlags(fd, flags))
+		r.flagsFailed(path, fsattr.SetFlags(fd, flags))
 	}
 }
 
@@ -84,45 +87,6 @@ func (r *run) flagsFailed(path string, err error) {
 		r.report(archive.Noted, path, fmt.Errorf("attributes of chattr(1) that this file system does not have: %w", err))
 	default:
 		r.failed(path, fmt.Errorf("set attributes: %w", err))
-	}
-}
-
-// setFlags sets the attributes of chattr(1), and leaves those alone that an
-// archive does not know.
-func (r *run) setFlags(fd int, flags uint64) error {
-	attr, mask := archive.FlagsToChattr(flags)
-	if attr == 0 {
-		return nil
-	}
-	old, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
-	if err != nil {
-		return err
-	}
-	if now := old&^mask | attr; now != old {
-		return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(now))
-	}
-	return nil
-}
-
-const (
-	getFSXattr = 0x801c581f // FS_IOC_FSGETXATTR
-	setFSXattr = 0x401c5820 // FS_IOC_FSSETXATTR
-)
-
-type fsxattr struct {
-	xflags, extsize, nextents, projid, cowextsize uint32
-	pad                                           [8]byte
-}
-
-func (r *run) setProject(fd int, path string, id uint32) {
-	var attr fsxattr
-	_, _, err := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), getFSXattr, uintptr(unsafe.Pointer(&attr)))
-	if err == 0 && attr.projid != id {
-		attr.projid = id
-		_, _, err = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), setFSXattr, uintptr(unsafe.Pointer(&attr)))
-	}
-	if err != 0 {
-		r.failed(path, fmt.Errorf("set quota project: %w", err))
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"pmxfs/internal/archive/fsattr"
 )
 
 // A dirFD is an open directory that several need. The last to release it closes
@@ -47,7 +49,7 @@ func readDir(fd int) ([]dirent, error) {
 	var list []dirent
 	buf := make([]byte, 32<<10)
 	for {
-		n, err := ignoreInterrupts(func() (int, error) { return unix.Getdents(fd, buf) })
+		n, err := fsattr.Retry(func() (int, error) { return unix.Getdents(fd, buf) })
 		if err != nil {
 			return list, err
 		}
@@ -74,24 +76,14 @@ func readDir(fd int) ([]dirent, error) {
 	return list, nil
 }
 
-// ignoreInterrupts calls f again while a signal interrupts it.
-func ignoreInterrupts(f func() (int, error)) (int, error) {
-	for {
-		n, err := f()
-		if err != syscall.EINTR {
-			return n, err
-		}
-	}
-}
-
 // openAt opens a name in a directory without following a symbolic link, without
 // waiting for whoever has the other end, and without touching its access time
 // where that is allowed.
 func openAt(dir int, name string, flags int) (int, error) {
 	flags |= unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
-	fd, err := ignoreInterrupts(func() (int, error) { return unix.Openat(dir, name, flags|unix.O_NOATIME, 0) })
+	fd, err := fsattr.Retry(func() (int, error) { return unix.Openat(dir, name, flags|unix.O_NOATIME, 0) })
 	if err == syscall.EPERM {
-		fd, err = ignoreInterrupts(func() (int, error) { return unix.Openat(dir, name, flags, 0) })
+		fd, err = fsattr.Retry(func() (int, error) { return unix.Openat(dir, name, flags, 0) })
 	}
 	return fd, err
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pmxfs/internal/archive"
+	"pmxfs/internal/archive/fsattr"
 )
 
 // errChanged says that a file is not what it was when it was stat'ed.
@@ -210,7 +211,7 @@ func (d *data) Read(b []byte) (int, error) {
 	if d.sparse && d.off < d.end {
 		b = b[:min(int64(len(b)), d.end-d.off)]
 	}
-	n, err := ignoreInterrupts(func() (int, error) { return unix.Pread(d.fd, b, d.off) })
+	n, err := fsattr.Retry(func() (int, error) { return unix.Pread(d.fd, b, d.off) })
 	if err != nil {
 		return 0, err
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pmxfs/internal/archive"
+	"pmxfs/internal/archive/fsattr"
 	"pmxfs/internal/fault"
 )
 
@@ -144,7 +145,7 @@ func (e *entry) gatherOther(st *unix.Stat_t) {
 	n := e.newNode(st)
 	if n.IsSymlink() {
 		var buf [archive.MaxTarget + 1]byte
-		m, err := ignoreInterrupts(func() (int, error) { return unix.Readlinkat(e.parent.fd, e.name, buf[:]) })
+		m, err := fsattr.Retry(func() (int, error) { return unix.Readlinkat(e.parent.fd, e.name, buf[:]) })
 		if err != nil {
 			e.failed(err)
 			return
@@ -248,7 +249,7 @@ func (e *entry) gatherRoot() error {
 func readFull(fd int, b []byte, off int64) (int, error) {
 	done := 0
 	for done < len(b) {
-		n, err := ignoreInterrupts(func() (int, error) { return unix.Pread(fd, b[done:], off+int64(done)) })
+		n, err := fsattr.Retry(func() (int, error) { return unix.Pread(fd, b[done:], off+int64(done)) })
 		if err != nil || n == 0 {
 			return done, err
 		}

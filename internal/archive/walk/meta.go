@@ -8,11 +8,11 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"pmxfs/internal/archive"
+	"pmxfs/internal/archive/fsattr"
 )
 
 // A fsInfo is what matters of a file system.
@@ -106,40 +106,18 @@ func metaOf(st *unix.Stat_t) archive.Meta {
 
 func timeOf(t unix.Timespec) archive.Time { return archive.Time{Sec: t.Sec, Nsec: uint32(t.Nsec)} }
 
-const fatGetAttributes = 0x80047210 // FAT_IOCTL_GET_ATTRIBUTES
-
 // flags reads the attributes of an open file or directory that are no extended
 // ones. File systems that have none say so by an error.
 func (w *Walk) flags(fd int, dev uint64, m *archive.Meta) {
-	if attr, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS); err == nil {
-		m.Flags = archive.ChattrToFlags(attr)
-	}
+	m.Flags, _ = fsattr.Flags(fd)
 	info := w.fs.of(fd, dev)
 	if info.fat {
-		if attr, err := unix.IoctlGetUint32(fd, fatGetAttributes); err == nil {
-			for bit, flag := range map[uint32]uint64{0x02: archive.FlagHidden, 0x04: archive.FlagSystem, 0x20: archive.FlagArchive} {
-				if attr&bit != 0 {
-					m.Flags |= flag
-				}
-			}
-		}
+		flags, _ := fsattr.FAT(fd)
+		m.Flags |= flags
 	}
 	if info.project {
-		m.ProjID = projectOf(fd)
+		m.ProjID, _ = fsattr.Project(fd)
 	}
-}
-
-// projectOf returns the quota project of an open file, or 0.
-func projectOf(fd int) uint32 {
-	const getXattr = 0x801c581f // FS_IOC_FSGETXATTR
-	var attr struct {
-		xflags, extsize, nextents, projid, cowextsize uint32
-		pad                                           [8]byte
-	}
-	if _, _, err := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), getXattr, uintptr(unsafe.Pointer(&attr))); err != 0 {
-		return 0
-	}
-	return attr.projid
 }
 
 // xattrs reads the extended attributes of an open file or, if fd is negative,
@@ -199,7 +177,7 @@ func wanted(name string) bool {
 // grow calls f with b, or with more room if that is too small.
 func grow(b []byte, f func([]byte) (int, error)) ([]byte, error) {
 	for {
-		n, err := ignoreInterrupts(func() (int, error) { return f(b) })
+		n, err := fsattr.Retry(func() (int, error) { return f(b) })
 		if err == syscall.ERANGE && len(b) < archive.MaxXattr {
 			b = make([]byte, min(8*len(b), archive.MaxXattr))
 			continue
