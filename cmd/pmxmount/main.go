@@ -20,7 +20,8 @@ unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH.
 Below MOUNTPOINT is a directory for each backup, with its files in it:
   vm/100/2026-11-23T07:04:44Z/drive-scsi0.img
   vm/100/latest -> 2026-11-23T07:04:44Z
-New backups appear within a second. The file .stats says what the mount did so far.
+New backups appear within a second. The file .stats says what the mount did so far; .control
+leads to the mount's connection, for 'pmxbackup -r unix:MOUNTPOINT/.control'.
 
 The command returns when the mount is live, and serves it in the background. It ends with 'umount MOUNTPOINT'.
 
@@ -86,7 +87,7 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.namespace, "ns", "", "show this namespace of the store only, as a/b")
 	f.BoolVar(&s.asMe, "as-me", false, "show all files as mine, and readable")
 	f.BoolVar(&s.noPush, "no-push", false, "do not push what was read into the kernel's page cache")
-	f.BoolVar(&s.readOnly, "read-only-connection", false, "write nothing to a store in a directory, not even locks")
+	f.BoolVar(&s.readOnly, "read-only-connection", false, "refuse backups through MOUNTPOINT/.control, and write nothing to a store in a directory, not even locks")
 	f.BoolVar(&s.insecure, "insecure-tcp", false, "let tcp:// lead to another machine, though it is neither encrypted nor protected")
 	f.DurationVar(&s.timeout, "timeout", s.timeout, "how long reads wait for a broken connection before they fail")
 	f.StringVar(&s.logFile, "log-file", "", "log to this file; the default is the system's log in the background")

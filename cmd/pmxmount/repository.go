@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"pmxfs/client"
+	"pmxfs/internal/relay"
 	"pmxfs/internal/transport"
 	"pmxfs/internal/tree"
 )
@@ -29,16 +30,25 @@ func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*reposi
 		closeDialer()
 		return nil, err
 	}
-	t, err := tree.New(ctx, tree.Config{
-		Store: tree.FromClient(c), Memory: int64(s.memory), Log: log,
-		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()),
-	})
+	control, err := listenControl()
 	if err != nil {
 		c.Close()
 		closeDialer()
 		return nil, err
 	}
+	t, err := tree.New(ctx, tree.Config{
+		Store: tree.FromClient(c), Memory: int64(s.memory), Log: log,
+		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Control: control.path(),
+	})
+	if err != nil {
+		control.close()
+		c.Close()
+		closeDialer()
+		return nil, err
+	}
+	control.serve(relay.Config{Client: c, Log: log, ReadOnly: s.readOnly, BeforeOk: t.Expire})
 	r := &repository{space: t.Statfs, stats: t.AddStats, close: func() {
+		control.close()
 		t.Close()
 		c.Close()
 		closeDialer()

@@ -95,7 +95,11 @@ func serveAll(ctx context.Context, e *env, cfg server.Config, specs []string, op
 		cfg.Log.Info("listening", "store", cfg.Store.Root(), "address", ln.Addr().String())
 		all.Go(func() {
 			errs <- transport.Serve(ctx, ln, transport.ServeOptions{Log: cfg.Log, Grace: grace}, func(ctx context.Context, conn net.Conn) error {
-				return server.Serve(ctx, conn, cfg)
+				begin := time.Now()
+				cfg.Log.Info("connected", "address", ln.Addr().String(), "peer", conn.RemoteAddr().String())
+				err := server.Serve(ctx, conn, cfg)
+				cfg.Log.Info("disconnected", "peer", conn.RemoteAddr().String(), "seconds", time.Since(begin).Seconds())
+				return err
 			})
 			stop()
 		})

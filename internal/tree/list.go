@@ -41,6 +41,8 @@ type list[T any] struct {
 	until  time.Time // it is shown without asking before this
 	final  bool
 	flight *listFlight[T]
+
+	expired time.Time // what was asked before is old
 }
 
 type listFlight[T any] struct {
@@ -99,6 +101,13 @@ func (l *list[T]) renew() {
 	}
 }
 
+// expire has the next get ask anew, whatever is known or on its way.
+func (l *list[T]) expire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expired, l.until, l.flight = l.env.now(), time.Time{}, nil
+}
+
 func (l *list[T]) startLocked(now time.Time) *listFlight[T] {
 	f := &listFlight[T]{began: now, done: make(chan struct{})}
 	l.flight = f
@@ -114,6 +123,9 @@ func (l *list[T]) startLocked(now time.Time) *listFlight[T] {
 			if !l.known || f.began.After(l.asked) {
 				l.known, l.value, l.final = true, v, final
 				l.asked, l.until = f.began, f.began.Add(Fresh)
+				if f.began.Before(l.expired) {
+					l.until = time.Time{}
+				}
 			}
 			f.value = l.value
 		case l.known && fault.KindOf(err) == fault.Unavailable:

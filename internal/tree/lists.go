@@ -132,6 +132,19 @@ func (l *lists) peekSnapshots(g ref.Group) *list[*snapshots] {
 	return nil
 }
 
+// expire has all lists asked for anew that may still change.
+func (l *lists) expire() {
+	l.mu.Lock()
+	groups, files := l.groups.Values(), l.snaps.Values()
+	l.mu.Unlock()
+	for _, e := range groups {
+		e.list.expire()
+	}
+	for _, e := range files {
+		e.list.expire()
+	}
+}
+
 // files returns the list of a snapshot's files; closed says that the snapshot
 // was seen closed.
 func (l *lists) files(s ref.Snapshot, closed bool) *list[*files] {

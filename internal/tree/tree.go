@@ -99,6 +99,13 @@ func (t *Tree) Close() {
 // Root returns the tree's root.
 func (t *Tree) Root() Dir { return &folderDir{t: t} }
 
+// Expire has what was listed asked for anew when it is next wanted: somebody
+// knows that the store has something new.
+func (t *Tree) Expire() {
+	t.groups.expire()
+	t.lists.expire()
+}
+
 // Statfs returns the room in the store, as it was at most Fresh ago.
 func (t *Tree) Statfs(ctx context.Context) (Space, error) { return t.space.get(ctx) }
 
