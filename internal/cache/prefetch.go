@@ -183,7 +183,9 @@ func (r *Reader) fetchAhead(u plan) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if u.dir == 0 || !u.begun || u.bytes >= u.window {
+	// Small chunks are asked for a batch at a time: a connection carries few
+	// requests at once, and far away each takes as long as a large one.
+	if room := u.window - u.bytes; u.dir == 0 || !u.begun || room <= 0 || room < min(aheadBatch, u.window/4) {
 		return
 	}
 	r.c.mu.Lock()
