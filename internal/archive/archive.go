@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 
 	"pmxfs/internal/fault"
 )
@@ -25,6 +26,8 @@ type Archive struct {
 	prelude Ref // Pos 0: none
 	desync  bool
 	parsers sync.Pool
+	dirs    atomic.Int32 // open Dirs
+	starts  atomic.Int64 // places of children that these hold
 }
 
 // Open looks at the beginning of an archive and tells its format by it. In

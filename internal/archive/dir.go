@@ -9,6 +9,10 @@ import (
 	"pmxfs/internal/fault"
 )
 
+// fewDirs is how many Dirs keep what they have read ahead while somebody walks
+// what is below them; in a deep tree all of that together would be much.
+const fewDirs = 64
+
 // hintAhead is how many entries ahead a stream hears what will be read.
 const hintAhead = 32
 
@@ -40,8 +44,9 @@ type Dir struct {
 func (a *Archive) OpenDir(ctx context.Context, r Ref) (*Dir, error) {
 	p := a.parser()
 	d := &Dir{p: p}
+	a.dirs.Add(1)
 	if err := d.open(ctx, r); err != nil {
-		a.release(p)
+		d.Close()
 		return nil, err
 	}
 	return d, nil
@@ -58,13 +63,14 @@ func (d *Dir) open(ctx context.Context, r Ref) error {
 		return only(ctx, err)
 	}
 	d.table, d.end = t, t.pos
-	if d.starts, err = p.starts(ctx, &t, d.pos); err != nil {
-		return only(ctx, err)
+	if p.a.starts.Add(t.n) > maxStarts {
+		p.a.starts.Add(-t.n)
+		return nil
 	}
-	if !slices.IsSorted(d.starts) {
-		slices.Sort(d.starts)
-	}
-	return nil
+	d.starts, err = p.starts(ctx, &t, d.pos)
+	p.a.starts.Add(int64(len(d.starts)) - t.n)
+	slices.Sort(d.starts)
+	return only(ctx, err)
 }
 
 // head reads the head of the directory at r. A small directory is read at once.
@@ -95,8 +101,10 @@ func only(ctx context.Context, err error) error {
 // Close gives up what the Dir holds.
 func (d *Dir) Close() {
 	if d.p != nil {
+		d.p.a.dirs.Add(-1)
+		d.p.a.starts.Add(-int64(len(d.starts)))
 		d.p.a.release(d.p)
-		d.p = nil
+		d.p, d.starts = nil, nil
 	}
 }
 
@@ -144,10 +152,11 @@ func (d *Dir) step(ctx context.Context) error {
 			return nil
 		}
 		if err == nil && n.IsDir() {
-			if err := d.child(ctx, n); err != nil {
-				return err
+			err := d.child(ctx, n)
+			if d.p.a.dirs.Load() > fewDirs {
+				d.p.park()
 			}
-			return nil
+			return err
 		}
 		if err == nil && n.next > d.end {
 			if d.pos = d.resync(pos); d.table.ok() {
@@ -191,6 +200,9 @@ func (d *Dir) finish() error {
 	}
 	return corrupt(d.end, "a directory without an end")
 }
+
+// park gives up what was read ahead, but for the name read last.
+func (p *parser) park() { p.w.buf, p.far.buf, p.tail = nil, nil, nil }
 
 // after returns the first of starts behind pos, and whether there is one.
 func (d *Dir) after(pos int64) (int64, bool) {

@@ -27,5 +27,34 @@
 // Writer from a Source, which yields a tree in walk order. Package walk has the
 // Source that reads a file system.
 //
-// The package opens no file and no connection and starts no goroutine.
+// # In a mount
+//
+// A directory of the mount is a Ref, and so is a file: 16 bytes that a node
+// holds, with Ref.Pos to make its inode number of. A Listing is what to keep of
+// a directory, in the bytes that MemBytes tells; its cursors give names, types
+// and attributes without allocating, its Find serves lookups, and Err belongs
+// behind its entries. One too large to keep is walked by a Dir, and looked into
+// by Lookup. Attributes beyond those (Entry.HasAttr) are read by Entry when
+// somebody asks. Content gives the range of a file in the archive's stream or
+// in that of the payloads, so reading a file is reading that stream, chunks and
+// prefetching and all. CountLinks, or CountLinksOf with what a catalog knows,
+// tells which files have more than one name. A stream that is a Hinter hears
+// what a walk will need next.
+//
+// # In a backup
+//
+// A Config's Meta and Payload lead into two pipelines of chunks, which must not
+// wait for one another. Payload may be a Marker, which hears where files begin,
+// and a ZeroWriter, which takes holes by their length. A Reuse joins the
+// pipeline of the payloads to the index of the last backup: Cover asks it for
+// the chunks of a range, and Inject has the pipeline end its chunk and go on
+// with some of these. Problems come through Config.Report and that of the walk;
+// those whose kind Failed make a backup one that is partly done.
+//
+// Packages beside this one: walk is the source of a backup, restore writes an
+// archive out, tarball makes a tar stream of it, catalog has the names beside
+// archives of version 1, acl converts ACLs, fsattr asks the file system for
+// what has no other call, archivetest helps tests.
+//
+// This package opens no file and no connection and starts no goroutine.
 package archive

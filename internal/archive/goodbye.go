@@ -102,7 +102,7 @@ func (p *parser) fillTail(ctx context.Context, from, to int64) error {
 // behind the first few.
 const (
 	wholeTable = 4096
-	maxStarts  = 4 << 20 // places of children that a Dir keeps, 8 bytes each
+	maxStarts  = 8 << 20 // places of children that all open Dirs keep, 8 bytes each
 	maxEqual   = 64      // items of one hash; more are no accident
 )
 
@@ -219,12 +219,9 @@ func heapOrder(n int, put func(sorted, place int)) {
 	}
 }
 
-// starts returns the places of all children that t tells of, in order, or nil
-// where it tells of too many or one of them cannot be.
+// starts returns the places of all children that t tells of, not sorted, or nil
+// where one of them cannot be.
 func (p *parser) starts(ctx context.Context, t *table, first int64) ([]int64, error) {
-	if t.n > maxStarts {
-		return nil, nil
-	}
 	list := make([]int64, 0, t.n)
 	const step = smallDir / itemSize
 	offset := p.a.d.itemOff

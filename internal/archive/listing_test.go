@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -143,6 +144,78 @@ func TestListingTooLarge(t *testing.T) {
 	e, _ := a.Lookup(t.Context(), a.Root(), "many")
 	if _, err := a.ReadListing(t.Context(), e.Ref, 1000); !errors.Is(err, fault.NoSpace) {
 		t.Errorf("%v, want no space", err)
+	}
+}
+
+// Walking down a deep tree, all directories open, holds little.
+func TestDeepTreeInLittleMemory(t *testing.T) {
+	const depth = 1200
+	n := dir("d", file("x", strings.Repeat("x", 1000)))
+	for range depth {
+		n = dir("d", n, file("y", strings.Repeat("y", 30000)))
+	}
+	n.Name = ""
+	m, _, _ := write(t, PXAR1, n, Config{})
+	for _, spoil := range []bool{false, true} {
+		b := slices.Clone(m)
+		if spoil { // no tables
+			d := pxarDialect()
+			for q := int64(0); q < int64(len(b)); {
+				k, size := d.header(b[q:])
+				if k == kindGoodbye {
+					clear(b[q+headerSize : q+int64(size)])
+				}
+				q += int64(size)
+			}
+		}
+		a := open(t, b, nil)
+		before := heapUse()
+		deepest := 0
+		var walk func(r Ref, level int)
+		walk = func(r Ref, level int) {
+			d, err := a.OpenDir(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			for {
+				e, err := d.Next(t.Context())
+				if errors.Is(err, io.EOF) {
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if e.IsDir() {
+					walk(e.Ref, level+1)
+				}
+				deepest = max(deepest, level)
+				if level == depth && e.Name == "x" {
+					if grown := int64(heapUse()) - int64(before); grown > 64<<20 {
+						t.Errorf("%d open directories hold %d MiB", level, grown>>20)
+					}
+				}
+			}
+		}
+		walk(a.Root(), 0)
+		if deepest != depth {
+			t.Errorf("%d levels", deepest)
+		}
+		if a.dirs.Load() != 0 || a.starts.Load() != 0 {
+			t.Errorf("%d directories, %d places are held", a.dirs.Load(), a.starts.Load())
+		}
+	}
+}
+
+// Tables that together are too large to keep are searched instead.
+func TestManyStarts(t *testing.T) {
+	m, _, _ := write(t, PXAR2, sample(), Config{})
+	a := open(t, m, nil)
+	want := dump(t, a, false)
+	a.starts.Store(maxStarts)
+	diff(t, "without places", dump(t, a, false), want)
+	if a.starts.Load() != maxStarts {
+		t.Error(a.starts.Load())
 	}
 }
 

@@ -108,7 +108,7 @@ func (p *parser) trust(ctx context.Context, r Ref, t *table, begin int64) (bool,
 		return false, nil
 	}
 	if t.n <= wholeTable {
-		// The children's places must be different, and the first known.
+		// The children's places must be different, and the first as known.
 		starts, err := p.starts(ctx, t, begin)
 		if err != nil {
 			return false, err
