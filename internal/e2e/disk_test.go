@@ -47,25 +47,21 @@ func TestDisk(t *testing.T) {
 	if isSoak() {
 		size, dirs = "4G", append(dirs, "/usr/bin", "/usr/include", "/usr/share")
 	}
-	testDisk(t, makeDisk(t, size, existing(dirs)...), func(store string) string { return store })
+	testDisk(t, makeDisk(t, size, existing(dirs)...), newStoreOnDisk(t))
 }
 
 // TestDiskThroughVersion1Packets is the same over a server that has no packets
 // for chunks but those of version 1.
 func TestDiskThroughVersion1Packets(t *testing.T) {
-	disk := makeDisk(t, "256M", "/etc")
-	mnt := testDisk(t, disk, func(store string) string {
-		repo, _ := serve(t, store, "--features", "browse")
-		return repo
-	})
+	repo, _ := serve(t, newStore(t), "--features", "browse")
+	mnt := testDisk(t, makeDisk(t, "256M", "/etc"), repo)
 	s := stats(t, mnt)
 	if s["fetched.download_chunks.chunks"] == 0 || s["fetched.download_blobs.chunks"] != 0 {
 		t.Errorf("statistics: DownloadChunks %v, DownloadBlobs %v", s["fetched.download_chunks.chunks"], s["fetched.download_blobs.chunks"])
 	}
 }
 
-func testDisk(t *testing.T, disk string, repository func(store string) string) (mnt string) {
-	repo := repository(newStoreOnDisk(t))
+func testDisk(t *testing.T, disk, repo string) (mnt string) {
 	run(t, "pmxbackup", "-r", repo, "vm/100", "drive-scsi0.img:"+disk)
 	mnt, _ = mount(t, repo)
 	image := filepath.Join(mnt, "vm/100/latest/drive-scsi0.img")
