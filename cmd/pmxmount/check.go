@@ -121,6 +121,7 @@ func checkPaths(s *settings) error {
 	for _, p := range []struct{ what, path string }{
 		{"the repository", localPath(s.repo)},
 		{"the log file", s.logFile},
+		{"the cache", s.cacheDir},
 	} {
 		if p.path == "" {
 			continue

@@ -83,6 +83,8 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	f.StringArrayVarP(&s.options, "options", "o", nil, "mount options, separated by commas; see above")
 	f.Var(&s.memory, "memory", "how much to keep in memory of what was read")
+	f.StringVar(&s.cacheDir, "cache", "", "keep what was read in this directory, over restarts; several mounts may share it")
+	f.Var(&s.cacheSize, "cache-size", "how much to keep there")
 	f.BoolVarP(&s.foreground, "foreground", "f", false, "stay in the foreground, and log to standard error")
 	f.StringVar(&s.namespace, "ns", "", "show this namespace of the store only, as a/b")
 	f.BoolVar(&s.asMe, "as-me", false, "show all files as mine, and readable")

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"pmxfs/client"
+	"pmxfs/internal/cache"
 	"pmxfs/internal/relay"
 	"pmxfs/internal/transport"
 	"pmxfs/internal/tree"
@@ -30,7 +31,14 @@ func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*reposi
 		closeDialer()
 		return nil, err
 	}
-	control, err := listenControl()
+	var disk *cache.Disk
+	if s.cacheDir != "" {
+		disk, err = cache.OpenDisk(cache.DiskConfig{Dir: s.cacheDir, Bytes: int64(s.cacheSize), Log: log})
+	}
+	var control *control
+	if err == nil {
+		control, err = listenControl()
+	}
 	if err != nil {
 		c.Close()
 		closeDialer()
@@ -39,6 +47,7 @@ func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*reposi
 	t, err := tree.New(ctx, tree.Config{
 		Store: tree.FromClient(c), Memory: int64(s.memory), Log: log,
 		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Control: control.path(),
+		Disk: disk, Name: s.repo,
 	})
 	if err != nil {
 		control.close()

@@ -13,6 +13,7 @@ import (
 
 	"pmxfs/cmd/internal/cli"
 	"pmxfs/fusefs"
+	"pmxfs/internal/cache"
 )
 
 // settings are what the command line asks for.
@@ -28,6 +29,8 @@ type settings struct {
 	insecure         bool
 	timeout          time.Duration
 	logFile          string
+	cacheDir         string
+	cacheSize        cli.Size
 	logLevel         string
 
 	level    slog.Level // of logLevel
@@ -39,7 +42,7 @@ type settings struct {
 
 // parse reads the command line. When it returns done, there is nothing more to do.
 func parse(args []string, stdout io.Writer) (s *settings, done bool, err error) {
-	s = &settings{memory: 256 << 20, timeout: time.Minute}
+	s = &settings{memory: 256 << 20, cacheSize: cache.DefaultDiskBytes, timeout: time.Minute}
 	flags := newFlags(s)
 	rest := args[1:]
 	if strings.HasPrefix(filepath.Base(args[0]), "mount.") {
@@ -188,6 +191,11 @@ func (s *settings) finish() error {
 			p = "unix:" + p
 		}
 		s.repo = p
+	}
+	if s.cacheDir != "" {
+		if s.cacheDir, err = filepath.Abs(s.cacheDir); err != nil {
+			return err
+		}
 	}
 	if s.logFile != "" {
 		if s.logFile, err = filepath.Abs(s.logFile); err != nil {
