@@ -17,9 +17,10 @@ const (
 	// stopped.
 	silentMost = 14 * time.Second
 	answerMost = 8 * time.Second
-	// pausedMost is the same for a peer that has uploads to settle and may pause
-	// meanwhile, over a stream that does not show whether bytes are taken: what
-	// stands in the pipes of a slow link looks the same.
+	// pausedMost is silentMost for a peer that has uploads to settle: what stands
+	// in the pipes and proxies of a slow link, and the question for a sign of
+	// life behind it, looks the same as a peer that is gone. Where the peer's
+	// machine is, the socket itself notices in time.
 	pausedMost = 10 * time.Minute
 	// stalledMost is how long reads may wait for a peer that does answer, but
 	// not them.
@@ -33,9 +34,7 @@ type watch struct {
 	cn       *conn
 	probe    *question // a GetStatus without an answer
 	asked    int64     // when it was asked
-	taken    int64     // when the peer's machine last took bytes
-	unacked  int
-	keepable bool // the peer can be asked
+	keepable bool      // the peer can be asked
 }
 
 // watch asks for the status when the connection is quiet, and ends it when the
@@ -60,12 +59,6 @@ func (cn *conn) watch() {
 
 func (w *watch) look() error {
 	cn, now := w.cn, w.cn.now()
-	tcp := socketOf(cn.nc)
-	if tcp != nil {
-		if n := unacknowledged(tcp); n != w.unacked {
-			w.unacked, w.taken = n, now
-		}
-	}
 	if w.probe != nil {
 		select {
 		case <-w.probe.done:
@@ -77,12 +70,12 @@ func (w *watch) look() error {
 	if w.keepable && w.probe == nil && max(now-heard, now-cn.lastSent.Load()) >= int64(keepAliveAfter) {
 		w.probe, w.asked = cn.askAlive(), now
 	}
-	paused, stalled, ignored := cn.waiting(now)
+	uploads, stalled, ignored := cn.waiting(now)
 	limit := silentMost
-	if paused && tcp == nil {
+	if uploads {
 		limit = pausedMost
 	}
-	silent := time.Duration(now - max(heard, w.taken))
+	silent := time.Duration(now - heard)
 	if w.probe != nil && silent > limit && now-w.asked > int64(answerMost) {
 		return fmt.Errorf("no sign of life for %d seconds", silent/time.Second)
 	}

@@ -34,19 +34,3 @@ func tune(tcp *net.TCPConn) {
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silentMost/time.Millisecond))
 	})
 }
-
-// unacknowledged returns how many bytes that were written the peer's machine has
-// not acknowledged; -1 if that cannot be told.
-func unacknowledged(tcp *net.TCPConn) int {
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return -1
-	}
-	n := -1
-	raw.Control(func(fd uintptr) {
-		if got, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err == nil {
-			n = got
-		}
-	})
-	return n
-}
