@@ -15,7 +15,7 @@ import (
 // TestKills kills the server, pmxbackup and pmxmount with -9 at random moments
 // of a backup: the store verifies clean each time, no partial snapshot is ever
 // listed, the next backup succeeds, and every mount can be unmounted.
-func TestKills(t *testing.T) { testKills(t, 3) }
+func TestKills(t *testing.T) { testKills(t, 2) }
 
 // TestSoakKills is the same a hundred times.
 func TestSoakKills(t *testing.T) {

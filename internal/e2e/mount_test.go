@@ -241,7 +241,11 @@ func TestReadersAtOnce(t *testing.T) {
 	writeFile(t, data, 40*chunkSize+999, 10)
 	run(t, "pmxbackup", "-r", store, "vm/1", "a.img:"+data, "b.raw:"+data)
 	mnt, _ := mount(t, store, "--memory", "32M")
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	pieces := 100
+	if isSoak() {
+		pieces = 5000
+	}
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
 	var readers sync.WaitGroup
 	for i := range 16 {
@@ -251,7 +255,7 @@ func TestReadersAtOnce(t *testing.T) {
 			if i < 4 {
 				_, err = exec.CommandContext(ctx, "cmp", filepath.Join(mnt, "vm/1/latest", name), data).CombinedOutput()
 			} else {
-				err = readAtRandom(filepath.Join(mnt, "vm/1/latest", name), data, uint64(i), 300)
+				err = readAtRandom(filepath.Join(mnt, "vm/1/latest", name), data, uint64(i), pieces)
 			}
 			if err != nil {
 				t.Errorf("reader %d: %v", i, err)
