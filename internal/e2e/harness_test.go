@@ -242,7 +242,8 @@ func mountAt(t *testing.T, repo, dir string, flags ...string) *daemon {
 	t.Helper()
 	d := start(t, append([]string{"pmxmount", repo, dir, "--foreground"}, flags...)...)
 	t.Cleanup(func() { unmount(t, dir) })
-	waitFor(t, "the mount", func() bool { return isMounted(dir) || d.hasEnded() })
+	// That the kernel lists it is not enough: a dead mount from before may be there.
+	waitFor(t, "the mount", func() bool { return isMounted(dir) && strings.Contains(d.said(), "msg=mounted") || d.hasEnded() })
 	if d.hasEnded() {
 		t.Fatalf("pmxmount ended: %s", d.said())
 	}
