@@ -2,132 +2,145 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
-	"os"
-	"sync"
-	"time"
+
+	"github.com/spf13/pflag"
 
 	"pmxfs/cmd/internal/cli"
-	"pmxfs/internal/server"
-	"pmxfs/internal/store"
-	"pmxfs/internal/transport"
 	"pmxfs/internal/wire"
 )
 
-const serveUsage = `Usage: pmxstore serve DIR [--listen unix:PATH|tcp:HOST:PORT|stdio]...
+const serveUsage = `Usage: pmxstore serve DIR [--listen unix:PATH|tcp:HOST:PORT|https:HOST:PORT|stdio]...
+       pmxstore serve --config FILE
 
-Answers clients of the backup protocol from the store in DIR until it is told to end (SIGINT, SIGTERM). Who may connect
-to a Unix socket is a matter of its mode. TCP is neither encrypted nor asks who is there: it is for this machine alone
-unless --insecure-tcp is given. With stdio the one client is on standard input and output, as ssh has it.
+Answers clients of the backup protocol from the store in DIR, or from the stores that FILE names, until it is told to end
+(SIGINT, SIGTERM).
+
+With https: clients log in, as the users that 'pmxstore user' keeps. The certificate is that of --cert and --key, or one
+that the server makes at its first start and keeps; its fingerprint is printed, for the clients' --fingerprint. The
+repository is https://USER@HOST:PORT/NAME, where NAME is --name, or else the last part of DIR.
+
+Who may connect to a Unix socket is a matter of its mode and group. Root and the server's own user may then do everything;
+so may others, unless the store has users: then they may what the user of their name may. TCP is neither encrypted nor asks
+who is there: it is for this machine alone unless --insecure-tcp is given. With stdio the one client is on standard input
+and output, as ssh has it.
 
 The default is --listen unix:DIR/.pmx.sock.
 
 Examples:
   pmxstore serve /srv/backups --listen unix:/run/pmx.sock
-  pmxstore serve /srv/backups --listen stdio
+  pmxstore serve /srv/backups --listen https:0.0.0.0:8007
+  pmxstore serve /srv/backups --listen https:0.0.0.0:8007 --cert /etc/ssl/store.pem --key /etc/ssl/private/store.key
+  pmxstore serve --config /etc/pmxstore.toml
+
+A FILE is TOML. Its keys are the long names of the flags below, and stores and users:
+  listen = ["https:0.0.0.0:8007"]      # serves all stores, by their names
+  state = "/var/lib/pmxstore"          # for the certificate and key of the server's own
+
+  [stores.backups]
+  path = "/srv/backups"
+  listen = ["unix:/run/backups.sock"]  # serves this one
+
+  [stores.archive]
+  path = "/srv/archive"
+  read-only = true
+
+  [[users]]                            # beside those that 'pmxstore user' keeps for each store
+  name = "alice"
+  password-file = "/etc/pmxstore.alice"
+  rights = "write"
+  groups = ["vm/100", "host/web1=read"] # the default is the whole store
+  stores = ["backups"]                  # the default is all of them
 `
 
-// grace is how long backups may go on once the server was told to end.
-const grace = 5 * time.Second
+// serveConfig is what is to be served, and how: as the flags say, or the file that
+// --config names. Keys of that file are the flags' names.
+type serveConfig struct {
+	Listen      []string                `toml:"listen"`
+	Name        string                  `toml:"-"`
+	State       string                  `toml:"state"`
+	Cert        string                  `toml:"cert"`
+	Key         string                  `toml:"key"`
+	Features    string                  `toml:"features"`
+	InsecureTCP bool                    `toml:"insecure-tcp"`
+	SocketMode  string                  `toml:"socket-mode"`
+	SocketGroup string                  `toml:"socket-group"`
+	ReadOnly    bool                    `toml:"read-only"`
+	LogLevel    string                  `toml:"log-level"`
+	Stores      map[string]*storeConfig `toml:"stores"`
+	Users       []userConfig            `toml:"users"`
+}
+
+// storeConfig is a store in a configuration file, by its name.
+type storeConfig struct {
+	Path     string   `toml:"path"`
+	ReadOnly bool     `toml:"read-only"`
+	Listen   []string `toml:"listen"` // what serves this store alone
+}
+
+// userConfig is a user in a configuration file.
+type userConfig struct {
+	Name         string   `toml:"name"`
+	PasswordFile string   `toml:"password-file"`
+	Rights       string   `toml:"rights"`
+	Groups       []string `toml:"groups"`
+	Stores       []string `toml:"stores"` // none: all
+}
+
+// flags returns the flags, which set c.
+func (c *serveConfig) flags() *pflag.FlagSet {
+	f := newFlags("pmxstore serve")
+	f.StringArrayVar(&c.Listen, "listen", nil, "where to listen; may be given several times")
+	f.StringVar(&c.Name, "name", "", "the store's name in https repositories; the default is the last part of DIR")
+	f.StringVar(&c.Cert, "cert", "", "the certificate for https, as a PEM file, with those between it and its authority")
+	f.StringVar(&c.Key, "key", "", "its key, as a PEM file")
+	f.StringVar(&c.State, "state", "", "a folder for what the server makes itself and keeps, its certificate and the key of its tickets; the default is the store")
+	f.StringVar(&c.SocketMode, "socket-mode", "0600", "the mode of Unix sockets (octal)")
+	f.StringVar(&c.SocketGroup, "socket-group", "", "the group of Unix sockets, by name or number")
+	f.StringVar(&c.Features, "features", "all", "which additions to version 1 of the protocol to offer: all, none, or a list of browse, blobs, control, namespaces")
+	f.BoolVar(&c.InsecureTCP, "insecure-tcp", false, "let tcp: listen on addresses that other machines reach")
+	f.BoolVar(&c.ReadOnly, "read-only", false, "refuse all writing")
+	f.StringVar(&c.LogLevel, "log-level", "info", "what to log: debug, info, warn or error")
+	return f
+}
+
+// features returns what the protocol's additions are.
+func (c *serveConfig) features() (wire.Features, error) {
+	text := c.Features
+	if text == "none" {
+		text = ""
+	}
+	f, err := wire.ParseFeatures(text)
+	if err != nil {
+		return 0, &cli.UsageError{Err: err}
+	}
+	return f, nil
+}
 
 func runServe(ctx context.Context, e *env, args []string) error {
-	flags := newFlags("pmxstore serve")
-	listen := flags.StringArray("listen", nil, "where to listen; may be given several times")
-	features := flags.String("features", "all", "which additions to version 1 of the protocol to offer: all, none, or a list of browse, blobs, control, namespaces")
-	insecure := flags.Bool("insecure-tcp", false, "let tcp: listen on addresses that other machines reach")
-	readOnly := flags.Bool("read-only", false, "refuse all writing")
-	level := flags.String("log-level", "info", "what to log: debug, info, warn or error")
-	if done, err := parse(flags, e, serveUsage, args, 1, 1); done || err != nil {
+	c := &serveConfig{}
+	flags := c.flags()
+	file := flags.String("config", "", "read all this from a file; flags that are given count more")
+	if done, err := parse(flags, e, serveUsage, args, 0, 1); done || err != nil {
 		return err
 	}
-	var lv slog.Level
-	if err := lv.UnmarshalText([]byte(*level)); err != nil {
-		return cli.Usagef("--log-level: %q is none of debug, info, warn, error", *level)
-	}
-	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: lv}))
-	cfg := server.Config{Log: log}
-	if *features == "none" {
-		*features = ""
-	}
-	var err error
-	if cfg.Features, err = wire.ParseFeatures(*features); err != nil {
-		return &cli.UsageError{Err: err}
-	}
-	cfg.Version1 = cfg.Features == 0
-	if cfg.Store, err = store.Open(flags.Arg(0), store.Config{Log: log, ReadOnly: *readOnly}); err != nil {
-		return err
-	}
-	defer cfg.Store.Close()
-	if len(*listen) == 0 {
-		*listen = []string{"unix:" + cfg.Store.Root() + "/.pmx.sock"}
-	}
-	return serveAll(ctx, e, cfg, *listen, transport.ListenOptions{InsecureTCP: *insecure})
-}
-
-// serveAll serves on all of the listeners until ctx ends or one fails.
-func serveAll(ctx context.Context, e *env, cfg server.Config, specs []string, opt transport.ListenOptions) error {
-	var listeners []net.Listener
-	defer func() {
-		for _, ln := range listeners {
-			ln.Close()
-		}
-	}()
-	stdio := false
-	for _, spec := range specs {
-		if spec == "stdio" {
-			stdio = true
-			continue
-		}
-		ln, err := transport.Listen(spec, opt)
-		if err != nil {
+	if *file != "" {
+		if err := c.load(*file, flags); err != nil {
 			return err
 		}
-		listeners = append(listeners, ln)
 	}
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	var all sync.WaitGroup
-	errs := make(chan error, len(specs))
-	for _, ln := range listeners {
-		cfg.Log.Info("listening", "store", cfg.Store.Root(), "address", ln.Addr().String())
-		all.Go(func() {
-			errs <- transport.Serve(ctx, ln, transport.ServeOptions{Log: cfg.Log, Grace: grace}, func(ctx context.Context, conn net.Conn) error {
-				begin := time.Now()
-				cfg.Log.Info("connected", "address", ln.Addr().String(), "peer", conn.RemoteAddr().String())
-				err := server.Serve(ctx, conn, cfg)
-				cfg.Log.Info("disconnected", "peer", conn.RemoteAddr().String(), "seconds", time.Since(begin).Seconds())
-				return err
-			})
-			stop()
-		})
+	if err := c.complete(flags.Args()); err != nil {
+		return err
 	}
-	if stdio {
-		all.Go(func() {
-			errs <- serveStdio(ctx, e, cfg)
-			stop()
-		})
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return cli.Usagef("--log-level: %q is none of debug, info, warn, error", c.LogLevel)
 	}
-	all.Wait()
-	close(errs)
-	var failed error
-	for err := range errs {
-		failed = errors.Join(failed, err)
-	}
-	return failed
-}
-
-func serveStdio(ctx context.Context, e *env, cfg server.Config) error {
-	out, ok := e.stdout.(*os.File)
-	if !ok {
-		return fmt.Errorf("serve on stdio: standard output is no file")
-	}
-	conn, err := transport.Stdio(e.stdin, out)
+	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
+	s, err := newService(c, e, log)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	return server.Serve(ctx, conn, cfg)
+	defer s.close()
+	return s.serve(ctx)
 }

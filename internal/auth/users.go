@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,41 +31,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pmxfs/internal/fault"
-	"pmxfs/internal/ref"
 )
 
 // Name is the file of users in a store's folder.
 const Name = ".pmx-users"
 
-// Rights says what a user may do; each includes those before it.
-type Rights string
-
-// The rights.
-const (
-	Read  Rights = "read"  // list and read
-	Write Rights = "write" // and make new backups
-	Admin Rights = "admin" // and everything the server offers
-)
-
-// ParseRights reads one of read, write, admin.
-func ParseRights(s string) (Rights, error) {
-	switch r := Rights(s); r {
-	case Read, Write, Admin:
-		return r, nil
-	}
-	return "", fault.Newf(fault.Invalid, "rights", fmt.Sprintf("%q", s), "must be read, write or admin")
-}
-
 // A User is somebody who may log in, as `pmxstore user list` shows it.
 type User struct {
-	Name    string   `json:"name"`
-	Rights  Rights   `json:"rights"`
-	Groups  []string `json:"groups,omitempty"` // paths of the groups the rights are for; none: all
-	Tokens  []Token  `json:"tokens,omitempty"`
-	Epoch   string   `json:"epoch"`    // changes with the password: tickets of the one before are void
-	Salt    string   `json:"salt"`     // hex
-	PassKey string   `json:"password"` // hex, argon2id
-	Costs   costs    `json:"argon2id"`
+	Name    string  `json:"name"`
+	Rights  Rights  `json:"rights"`
+	Groups  Groups  `json:"groups,omitempty"` // instead of the whole store
+	Tokens  []Token `json:"tokens,omitempty"`
+	Epoch   string  `json:"epoch"`    // changes with the password: tickets of the one before are void
+	Salt    string  `json:"salt"`     // hex
+	PassKey string  `json:"password"` // hex, argon2id
+	Costs   costs   `json:"argon2id"`
+}
+
+// identity returns what the user may do, under the given name.
+func (user *User) identity(name string) Identity {
+	return Identity{User: name, Rights: user.Rights, Groups: user.Groups}
 }
 
 // A Token is a secret of its own that stands for its user, for scripts.
@@ -85,31 +71,12 @@ type costs struct {
 // minimum for argon2id).
 var ordinary = costs{Time: 2, MemoryKiB: 19 << 10, Threads: 1}
 
-// An Identity is somebody who has shown who he is.
-type Identity struct {
-	User   string // "name", or "name!token"
-	Rights Rights
-	Groups []string
-}
-
-// May reports whether the identity has the right r to the group.
-func (id Identity) May(r Rights, g ref.Group) bool {
-	return id.has(r) && (len(id.Groups) == 0 || slices.Contains(id.Groups, g.Path()))
-}
-
-// MayAll reports whether the identity has the right r to the whole store.
-func (id Identity) MayAll(r Rights) bool { return id.has(r) && len(id.Groups) == 0 }
-
-func (id Identity) has(r Rights) bool {
-	order := map[Rights]int{Read: 1, Write: 2, Admin: 3}
-	return order[id.Rights] >= order[r] && order[r] > 0
-}
-
 // Users is a store's file of users. Its methods may be called at once; each
 // reads the file anew if it has changed, so that a running server obeys at once
 // what a command changed.
 type Users struct {
-	path string
+	path  string
+	fixed []*User // beside those of the file
 
 	mu     sync.Mutex
 	stamp  fileStamp
@@ -122,8 +89,11 @@ type fileStamp struct {
 	inode uint64
 }
 
-// Open returns the users of the store at dir. A missing file is no users.
-func Open(dir string) *Users { return &Users{path: filepath.Join(dir, Name)} }
+// Open returns the users of the store at dir, and those given beside them, of
+// whose names the file's users have none. A missing file is no users.
+func Open(dir string, fixed ...*User) *Users {
+	return &Users{path: filepath.Join(dir, Name), fixed: fixed}
+}
 
 type file struct {
 	Version int     `json:"version"`
@@ -141,7 +111,7 @@ func (u *Users) loadLocked() (map[string]*User, error) {
 	var st unix.Stat_t
 	switch err := unix.Stat(u.path, &st); {
 	case errors.Is(err, fs.ErrNotExist):
-		u.byName, u.stamp = map[string]*User{}, fileStamp{}
+		u.byName, u.stamp = u.index(nil), fileStamp{}
 		return u.byName, nil
 	case err != nil:
 		return nil, fault.New(fault.Unknown, "read users", u.path, err)
@@ -164,21 +134,53 @@ func (u *Users) loadLocked() (map[string]*User, error) {
 	if f.Version != 1 {
 		return nil, fault.Newf(fault.Unsupported, "read users", u.path, "version %d; this program knows version 1", f.Version)
 	}
-	byName := make(map[string]*User, len(f.Users))
-	for _, user := range f.Users {
+	u.byName, u.stamp = u.index(f.Users), stamp
+	return u.byName, nil
+}
+
+func (u *Users) index(users []*User) map[string]*User {
+	byName := make(map[string]*User, len(users)+len(u.fixed))
+	for _, user := range users {
 		byName[user.Name] = user
 	}
-	u.byName, u.stamp = byName, stamp
-	return byName, nil
+	for _, user := range u.fixed {
+		byName[user.Name] = user
+	}
+	return byName
+}
+
+// Any reports whether there is any user.
+func (u *Users) Any() (bool, error) {
+	users, err := u.load()
+	return len(users) > 0, err
+}
+
+// Identity returns what the user of that name may do, for callers who know by
+// other means than a password that it is him: denied if there is no such user.
+func (u *Users) Identity(name string) (Identity, error) {
+	users, err := u.load()
+	if err != nil {
+		return Identity{}, err
+	}
+	if user := users[name]; user != nil {
+		return user.identity(name), nil
+	}
+	return Identity{}, fault.New(fault.Denied, "user", name, errors.New("there is no such user"))
 }
 
 // change applies f to the users and replaces the file, alone among processes.
 func (u *Users) change(f func(map[string]*User) error) error {
+	if len(u.fixed) > 0 {
+		return fault.Newf(fault.Unsupported, "change users", u.path, "some of them are not the file's")
+	}
 	lock, err := os.OpenFile(u.path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fault.New(fault.Unknown, "lock users", u.path, err)
 	}
 	defer lock.Close()
+	if err := giveToOwner(lock, filepath.Dir(u.path)); err != nil {
+		return fault.New(fault.Unknown, "lock users", u.path, err)
+	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return fault.New(fault.Unknown, "lock users", u.path, err)
 	}
@@ -207,22 +209,27 @@ func (u *Users) change(f func(map[string]*User) error) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(u.path, append(raw, '\n')); err != nil {
+	if err := Replace(u.path, append(raw, '\n')); err != nil {
 		return fault.New(fault.Unknown, "write users", u.path, err)
 	}
 	u.byName, u.stamp = nil, fileStamp{}
 	return nil
 }
 
-// replace writes a file of mode 0600 durably and in one step.
-func replace(path string, data []byte) error {
+// Replace writes a file of mode 0600 durably and in one step. Written by root, it
+// belongs to the owner of its folder, as whom the server may run.
+func Replace(path string, data []byte) error {
 	dir := filepath.Dir(path)
 	tmp, err := os.CreateTemp(dir, filepath.Base(path)+".tmp_") // CreateTemp makes it 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name())
-	if _, err = tmp.Write(data); err == nil {
+	err = giveToOwner(tmp, dir)
+	if err == nil {
+		_, err = tmp.Write(data)
+	}
+	if err == nil {
 		err = tmp.Sync()
 	}
 	if e := tmp.Close(); err == nil {
@@ -242,6 +249,17 @@ func replace(path string, data []byte) error {
 	return d.Sync()
 }
 
+func giveToOwner(f *os.File, dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return err
+	}
+	return f.Chown(int(st.Uid), int(st.Gid))
+}
+
 // CheckName reports what is wrong with a user's or token's name.
 func CheckName(name string) error {
 	ok := name != "" && len(name) <= 64
@@ -257,21 +275,27 @@ func CheckName(name string) error {
 // MinPassword is the least length of a password, in bytes.
 const MinPassword = 8
 
-// Add makes a new user. Groups are paths of groups ("vm/100", "ns/a/host/web1").
-func (u *Users) Add(name, password string, r Rights, groups []string) error {
+// NewUser returns a user. Groups are PATH or PATH=RIGHTS; none stand for the
+// whole store.
+func NewUser(name, password string, r Rights, groups []string) (*User, error) {
 	if err := CheckName(name); err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := ParseRights(string(r)); err != nil {
-		return err
+		return nil, err
 	}
-	for _, g := range groups {
-		if _, err := ref.ParseGroup(g); err != nil {
-			return err
-		}
+	parsed, err := ParseGroups(groups, r)
+	if err != nil {
+		return nil, err
 	}
-	user := &User{Name: name, Rights: r, Groups: groups}
-	if err := user.setPassword(password); err != nil {
+	user := &User{Name: name, Rights: r, Groups: parsed}
+	return user, user.setPassword(password)
+}
+
+// Add makes a new user of what NewUser takes.
+func (u *Users) Add(name, password string, r Rights, groups []string) error {
+	user, err := NewUser(name, password, r, groups)
+	if err != nil {
 		return err
 	}
 	return u.change(func(users map[string]*User) error {
@@ -318,7 +342,7 @@ func (u *Users) List() ([]User, error) {
 	}
 	list := make([]User, 0, len(users))
 	for _, user := range users {
-		c := User{Name: user.Name, Rights: user.Rights, Groups: slices.Clone(user.Groups)}
+		c := User{Name: user.Name, Rights: user.Rights, Groups: maps.Clone(user.Groups)}
 		for _, t := range user.Tokens {
 			c.Tokens = append(c.Tokens, Token{Name: t.Name, Expires: t.Expires})
 		}

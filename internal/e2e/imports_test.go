@@ -34,7 +34,8 @@ var arrows = map[string][]string{
 	"internal/server":    {"internal/store", "internal/wire", "index", "internal/blob"},
 	"internal/transport": {"internal/server", "internal/store"},
 	"internal/auth":      {},
-	"internal/gateway":   {"internal/auth"},
+	"internal/login":     {},
+	"internal/gateway":   {"internal/auth", "internal/login"},
 }
 
 // common may be imported by everybody: how things fail and how they are named.

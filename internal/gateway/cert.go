@@ -4,38 +4,37 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io/fs"
 	"math/big"
 	"net"
 	"os"
-	"strings"
 	"time"
 
+	"pmxfs/internal/auth"
 	"pmxfs/internal/fault"
 )
-
-// Fingerprint returns a certificate's SHA-256 as Proxmox writes it:
-// lower-case hex, bytes separated by colons. der is the certificate itself.
-func Fingerprint(der []byte) string {
-	sum := sha256.Sum256(der)
-	return strings.ReplaceAll(fmt.Sprintf("% x", sum[:]), " ", ":")
-}
 
 // Certificate loads the key pair of the two PEM files.
 func Certificate(certFile, keyFile string) (tls.Certificate, error) {
 	c, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
-		return c, fault.New(fault.Invalid, "load certificate", certFile, err)
+		kind := fault.KindOf(err)
+		if kind == fault.Unknown {
+			kind = fault.Invalid
+		}
+		return c, fault.New(kind, "load certificate", certFile, err)
 	}
 	return c, nil
 }
+
+// CertName is the file in a server's folder that holds the certificate of its own
+// making and its key.
+const CertName = ".pmx-cert.pem"
 
 // selfSignedYears is how long a certificate of our own making is good for: who
 // pins its fingerprint does not look at the date.
@@ -88,10 +87,5 @@ func makeSelfSigned(path string) error {
 	}
 	out := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	out = append(out, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})...)
-	tmp := path + ".new"
-	defer os.Remove(tmp)
-	if err := os.WriteFile(tmp, out, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return auth.Replace(path, out)
 }

@@ -21,13 +21,8 @@ import (
 
 	"pmxfs/internal/auth"
 	"pmxfs/internal/fault"
+	"pmxfs/internal/login"
 )
-
-// Protocol is what the Upgrade header asks for.
-const Protocol = "proxmox-backup-protocol-1"
-
-// CookieName is the cookie that carries a ticket.
-const CookieName = "PBSAuthCookie"
 
 // Limits of what a peer may send and how long it may take before it has logged in.
 const (
@@ -39,7 +34,6 @@ const (
 
 // A Store is one store behind the gateway.
 type Store struct {
-	Guard *auth.Guard
 	// Serve speaks the backup protocol on conn until it ends, for somebody
 	// with the given identity.
 	Serve func(ctx context.Context, conn net.Conn, id auth.Identity) error
@@ -47,9 +41,14 @@ type Store struct {
 
 // Config says what is behind a gateway.
 type Config struct {
-	Stores map[string]Store // by the name in the path
+	Guard  *auth.Guard
+	Stores map[string]Store // by the name in the path, as the guard knows them
 	Certs  []tls.Certificate
-	Log    *slog.Logger
+	Log    *slog.Logger // nil: nothing is logged
+
+	// Recheck is how often it is looked whether those whose connections live
+	// may still do what they might; zero stands for a second.
+	Recheck time.Duration
 }
 
 // A Gateway serves HTTPS.
@@ -64,6 +63,9 @@ func New(cfg Config) *Gateway {
 	g := &Gateway{cfg: cfg, brake: auth.NewBrake(), log: cfg.Log}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
+	}
+	if g.cfg.Recheck == 0 {
+		g.cfg.Recheck = time.Second
 	}
 	return g
 }
@@ -83,8 +85,8 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener, grace time.Duratio
 	defer cut()
 	var open sync.WaitGroup
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /api2/json/access/ticket", g.login)
-	mux.HandleFunc("GET /api2/json/admin/datastore/{store}/test-upload", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("POST "+login.TicketPath, g.login)
+	mux.HandleFunc("GET "+login.StorePath+"{store}"+login.UpgradeEnd, func(w http.ResponseWriter, r *http.Request) {
 		open.Add(1)
 		defer open.Done()
 		g.upgrade(streams, w, r)
@@ -115,37 +117,39 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener, grace time.Duratio
 	return nil
 }
 
-// login answers POST /api2/json/access/ticket. The stores of a gateway may have
-// users of their own: the login is good if it is so at one of them, and its
-// ticket is for those that share that store's key.
+// login answers POST /api2/json/access/ticket.
 func (g *Gateway) login(w http.ResponseWriter, r *http.Request) {
 	name, password, err := credentials(r)
 	if err != nil {
-		answer(w, http.StatusBadRequest, map[string]any{"data": nil, "message": "the body must hold username and password"})
+		refuse(w, http.StatusBadRequest, "the body must hold username and password")
 		return
 	}
 	addr := address(r.RemoteAddr)
-	keys := []string{"addr " + addr, "user " + name}
-	if wait := g.brake.Wait(keys...); wait > 0 {
-		w.Header().Set("Retry-After", fmt.Sprint(int(wait/time.Second)+1))
-		answer(w, http.StatusTooManyRequests, map[string]any{"data": nil, "message": "too many failed logins; try again later"})
+	try, wait := g.brake.Begin(addr, name)
+	if wait > 0 {
+		slowDown(w, wait)
 		return
 	}
-	for _, s := range g.cfg.Stores {
-		ticket, csrf, err := s.Guard.Login(name, password)
-		if err == nil {
-			g.brake.Passed(keys...)
-			g.log.Info("login", "user", name, "peer", addr)
-			answer(w, http.StatusOK, map[string]any{"data": map[string]string{"username": name, "ticket": ticket, "CSRFPreventionToken": csrf}})
-			return
-		}
-		if !errors.Is(err, fault.Denied) {
-			g.log.Error("login", "peer", addr, "err", err)
-		}
+	ticket, csrf, err := g.cfg.Guard.Login(r.Context(), name, password)
+	switch {
+	case err == nil:
+		try.Passed()
+		g.log.Info("login", "user", name, "peer", addr)
+		answer(w, http.StatusOK, login.Answer{Data: &login.Ticket{Username: name, Ticket: ticket, CSRF: csrf, Lifetime: int64(g.cfg.Guard.Life() / time.Second)}})
+	case errors.Is(err, fault.Denied):
+		try.Failed()
+		g.log.Warn("login refused", "peer", addr) // not the name: people type passwords into it
+		refuse(w, http.StatusUnauthorized, "wrong user or password")
+	default:
+		try.Left()
+		g.log.Error("login", "peer", addr, "err", err)
+		refuse(w, http.StatusInternalServerError, "the server cannot log anybody in just now; its log says why")
 	}
-	g.brake.Failed(keys...)
-	g.log.Warn("login refused", "peer", addr) // not the name: people type passwords into it
-	answer(w, http.StatusUnauthorized, map[string]any{"data": nil, "message": "wrong user or password"})
+}
+
+func slowDown(w http.ResponseWriter, wait time.Duration) {
+	w.Header().Set("Retry-After", fmt.Sprint(int((wait+time.Second-1)/time.Second)))
+	refuse(w, http.StatusTooManyRequests, "too many failed logins; try again later")
 }
 
 // credentials reads the login's form, or the JSON that newer clients send.
@@ -168,7 +172,7 @@ func credentials(r *http.Request) (name, password string, err error) {
 }
 
 // answer writes JSON with its length, since version 1 clients cannot read chunks.
-func answer(w http.ResponseWriter, status int, v any) {
+func answer(w http.ResponseWriter, status int, v login.Answer) {
 	body, err := json.Marshal(v)
 	if err != nil {
 		status, body = http.StatusInternalServerError, nil
@@ -177,6 +181,10 @@ func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	w.WriteHeader(status)
 	w.Write(body)
+}
+
+func refuse(w http.ResponseWriter, status int, message string) {
+	answer(w, status, login.Answer{Message: message})
 }
 
 // address is a peer's address without its port.
@@ -188,28 +196,35 @@ func address(remote string) string {
 	return host
 }
 
-// identify finds out who a request comes from, and whether the store is
-// there. To who may not in, a store that is not there looks like one that is.
-func (g *Gateway) identify(r *http.Request) (Store, auth.Identity, bool) {
-	s, ok := g.cfg.Stores[r.PathValue("store")]
+// identify finds out who a request comes from. wait says how long he must wait
+// still before he may try again.
+func (g *Gateway) identify(r *http.Request) (l auth.Login, wait time.Duration, err error) {
+	name, secret, ok := apiToken(r.Header.Get("Authorization"))
 	if !ok {
-		return Store{}, auth.Identity{}, false
+		// Nobody guesses a ticket: those that fail slow nobody down, such as
+		// one that ended while its client slept.
+		cookie, err := r.Cookie(login.CookieName)
+		if err != nil || !g.cfg.Guard.CSRF(cookie.Value, r.Header.Get(login.CSRFHeader)) {
+			return auth.Login{}, 0, fault.New(fault.Denied, "ticket", "", errors.New("there is none"))
+		}
+		l, err = g.cfg.Guard.Ticket(cookie.Value)
+		return l, 0, err
 	}
-	if name, secret, ok := apiToken(r.Header.Get("Authorization")); ok {
-		id, err := s.Guard.Token(name, secret)
-		return s, id, err == nil
+	try, wait := g.brake.Begin(address(r.RemoteAddr), name)
+	if wait > 0 {
+		return l, wait, nil
 	}
-	cookie, err := r.Cookie(CookieName)
-	if err != nil || !s.Guard.CSRF(cookie.Value, r.Header.Get("CSRFPreventionToken")) {
-		return Store{}, auth.Identity{}, false
+	if l, err = g.cfg.Guard.Token(name, secret); err != nil {
+		try.Failed()
+	} else {
+		try.Passed()
 	}
-	id, err := s.Guard.Ticket(cookie.Value)
-	return s, id, err == nil
+	return l, 0, err
 }
 
 // apiToken splits "PBSAPIToken user!token:secret", also with "=" for the space.
 func apiToken(header string) (name, secret string, ok bool) {
-	rest, ok := strings.CutPrefix(header, "PBSAPIToken")
+	rest, ok := strings.CutPrefix(header, login.TokenScheme)
 	if !ok || rest == "" || rest[0] != ' ' && rest[0] != '=' {
 		return "", "", false
 	}
@@ -217,24 +232,32 @@ func apiToken(header string) (name, secret string, ok bool) {
 	return name, secret, ok
 }
 
-// upgrade answers GET .../test-upload: 101, and the stream is the protocol's.
+// upgrade answers GET .../test-upload: 101, and the stream is the protocol's. To
+// who may not in, a store that is not there looks like one that is.
 func (g *Gateway) upgrade(ctx context.Context, w http.ResponseWriter, r *http.Request) {
-	addr := address(r.RemoteAddr)
-	key := "addr " + addr
-	if g.brake.Wait(key) > 0 {
-		answer(w, http.StatusTooManyRequests, map[string]any{"data": nil, "message": "too many failed logins; try again later"})
+	addr, name := address(r.RemoteAddr), r.PathValue("store")
+	l, wait, err := g.identify(r)
+	if wait > 0 {
+		slowDown(w, wait)
 		return
 	}
-	s, id, ok := g.identify(r)
-	if !ok {
-		g.brake.Failed(key)
+	var id auth.Identity
+	if err == nil {
+		id, err = g.cfg.Guard.At(l, name)
+	}
+	store, ok := g.cfg.Stores[name]
+	if err != nil || !ok {
 		g.log.Warn("upgrade refused", "peer", addr)
-		answer(w, http.StatusUnauthorized, map[string]any{"data": nil, "message": "no valid ticket or token for this store"})
+		message := "no valid ticket or token for this store"
+		if mine := g.cfg.Guard.Stores(l); len(mine) > 0 {
+			message = "this user may not use a store of that name, but " + strings.Join(mine, ", ")
+		}
+		refuse(w, http.StatusUnauthorized, message)
 		return
 	}
-	if !strings.EqualFold(r.Header.Get("Upgrade"), Protocol) || !hasToken(r.Header.Values("Connection"), "upgrade") {
-		w.Header().Set("Upgrade", Protocol)
-		answer(w, http.StatusUpgradeRequired, map[string]any{"data": nil, "message": "ask for an upgrade to " + Protocol})
+	if !strings.EqualFold(r.Header.Get("Upgrade"), login.Protocol) || !hasToken(r.Header.Values("Connection"), "upgrade") {
+		w.Header().Set("Upgrade", login.Protocol)
+		refuse(w, http.StatusUpgradeRequired, "ask for an upgrade to "+login.Protocol)
 		return
 	}
 	conn, rw, err := http.NewResponseController(w).Hijack()
@@ -243,16 +266,47 @@ func (g *Gateway) upgrade(ctx context.Context, w http.ResponseWriter, r *http.Re
 		return
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Time{})
+	conn.SetDeadline(time.Now().Add(headerTimeout))
 	// One Write is one TLS record: version 1 clients lose what follows the 101
 	// in the same one.
-	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: "+Protocol+"\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: "+login.Protocol+"\r\n\r\n"); err != nil {
 		return
 	}
+	conn.SetDeadline(time.Time{})
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	var watch sync.WaitGroup
+	watch.Go(func() { g.watch(ctx, l, name, id, cut) })
 	begin := time.Now()
-	g.log.Info("connected", "user", id.User, "peer", addr, "store", r.PathValue("store"))
-	err = s.Serve(ctx, &upgraded{Conn: conn, r: rw.Reader}, id)
-	g.log.Info("disconnected", "user", id.User, "peer", addr, "seconds", time.Since(begin).Seconds(), "err", err)
+	g.log.Info("connected", "user", id.User, "peer", addr, "store", name)
+	err = store.Serve(ctx, &upgraded{Conn: conn, r: rw.Reader}, id)
+	cut(nil)
+	watch.Wait()
+	g.log.Info("disconnected", "user", id.User, "peer", addr, "store", name, "seconds", time.Since(begin).Seconds(), "err", err)
+}
+
+var errRevoked = fault.New(fault.Denied, "connection", "", errors.New("its user's rights have changed or ended"))
+
+// watch ends the connection when its user may do something else than at its
+// beginning: what the connection was sent and keeps in mind is as his rights were.
+func (g *Gateway) watch(ctx context.Context, l auth.Login, store string, id auth.Identity, cut context.CancelCauseFunc) {
+	tick := time.NewTicker(g.cfg.Recheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now, err := g.cfg.Guard.At(l, store)
+		switch {
+		case errors.Is(err, fault.Denied), err == nil && !now.Equal(id):
+			cut(errRevoked)
+			return
+		case err != nil:
+			g.log.Error("the users cannot be read; connections that live go on", "store", store, "err", err)
+		}
+	}
 }
 
 func hasToken(values []string, want string) bool {
@@ -273,3 +327,14 @@ type upgraded struct {
 }
 
 func (u *upgraded) Read(p []byte) (int, error) { return u.r.Read(p) }
+
+// NetConn returns the connection below.
+func (u *upgraded) NetConn() net.Conn { return u.Conn }
+
+// CloseWrite ends the outgoing direction.
+func (u *upgraded) CloseWrite() error {
+	if half, ok := u.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

@@ -5,17 +5,20 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"pmxfs/internal/auth"
+	"pmxfs/internal/login"
 )
 
 const password = "correct horse"
@@ -33,19 +36,19 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	dir := t.TempDir()
-	guard, err := auth.NewGuard(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
 	f := &fixture{users: auth.Open(dir), ids: make(chan auth.Identity, 10), done: make(chan error, 1)}
 	if err := f.users.Add("alice", password, auth.Write, nil); err != nil {
 		t.Fatal(err)
 	}
-	cert, err := SelfSigned(filepath.Join(dir, "cert.pem"))
+	guard, err := auth.NewGuard(dir, 0, map[string]*auth.Users{"main": auth.Open(dir)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := New(Config{Certs: []tls.Certificate{cert}, Stores: map[string]Store{"main": {Guard: guard, Serve: func(ctx context.Context, conn net.Conn, id auth.Identity) error {
+	cert, err := SelfSigned(filepath.Join(dir, CertName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := New(Config{Guard: guard, Certs: []tls.Certificate{cert}, Recheck: 20 * time.Millisecond, Stores: map[string]Store{"main": {Serve: func(ctx context.Context, conn net.Conn, id auth.Identity) error {
 		f.ids <- id
 		stop := context.AfterFunc(ctx, func() { conn.Close() })
 		defer stop()
@@ -111,7 +114,7 @@ func post(t *testing.T, conn net.Conn, r *bufio.Reader, user, pass string) (*htt
 
 func ask(t *testing.T, conn net.Conn, store string, headers ...string) {
 	t.Helper()
-	fmt.Fprintf(conn, "GET /api2/json/admin/datastore/%s/test-upload HTTP/1.1\r\nhost: localhost:8007\r\nconnection: upgrade\r\nupgrade: %s\r\n%s\r\n", store, Protocol,
+	fmt.Fprintf(conn, "GET /api2/json/admin/datastore/%s/test-upload HTTP/1.1\r\nhost: localhost:8007\r\nconnection: upgrade\r\nupgrade: %s\r\n%s\r\n", store, login.Protocol,
 		strings.Join(append(headers, ""), "\r\n"))
 }
 
@@ -120,18 +123,18 @@ func ask(t *testing.T, conn net.Conn, store string, headers ...string) {
 func TestVersion1Client(t *testing.T) {
 	f := newFixture(t)
 	conn := f.dial(t)
-	resp, login := post(t, conn, bufio.NewReader(conn), "alice", password)
-	if resp.StatusCode != 200 || login.Data.Username != "alice" || login.Data.Ticket == "" || login.Data.CSRFPreventionToken == "" {
-		t.Fatalf("%v, %+v", resp.Status, login)
+	resp, in := post(t, conn, bufio.NewReader(conn), "alice", password)
+	if resp.StatusCode != 200 || in.Data.Username != "alice" || in.Data.Ticket == "" || in.Data.CSRFPreventionToken == "" {
+		t.Fatalf("%v, %+v", resp.Status, in)
 	}
-	ask(t, conn, "main", "cookie: PBSAuthCookie="+login.Data.Ticket, "csrfpreventiontoken: "+login.Data.CSRFPreventionToken)
+	ask(t, conn, "main", "cookie: PBSAuthCookie="+in.Data.Ticket, "csrfpreventiontoken: "+in.Data.CSRFPreventionToken)
 	record := make([]byte, 64<<10)
 	n, err := conn.Read(record) // a Read returns one record at most
 	if err != nil {
 		t.Fatal(err)
 	}
 	head := string(record[:n])
-	if !strings.HasPrefix(head, "HTTP/1.1 101 ") || !strings.HasSuffix(head, "\r\n\r\n") || !strings.Contains(head, "Upgrade: "+Protocol) {
+	if !strings.HasPrefix(head, "HTTP/1.1 101 ") || !strings.HasSuffix(head, "\r\n\r\n") || !strings.Contains(head, "Upgrade: "+login.Protocol) {
 		t.Errorf("the first record is %q", head)
 	}
 	io.WriteString(conn, "ping")
@@ -139,7 +142,7 @@ func TestVersion1Client(t *testing.T) {
 	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "helloping" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if id := <-f.ids; id.User != "alice" || !id.MayAll(auth.Write) {
+	if id := <-f.ids; id.User != "alice" || !id.ReadAll() || !id.Upload() {
 		t.Errorf("served as %+v", id)
 	}
 	f.stop() // ends the stream, too: no goroutine is left waiting
@@ -151,13 +154,13 @@ func TestVersion1Client(t *testing.T) {
 func TestOnlyValidTicketsAndTokensPass(t *testing.T) {
 	f := newFixture(t)
 	conn := f.dial(t)
-	_, login := post(t, conn, bufio.NewReader(conn), "alice", password)
-	ticket, csrf := login.Data.Ticket, login.Data.CSRFPreventionToken
+	_, in := post(t, conn, bufio.NewReader(conn), "alice", password)
+	ticket, csrf := in.Data.Ticket, in.Data.CSRFPreventionToken
 	secret, err := f.users.AddToken("alice", "t", time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cookie, token := "cookie: "+CookieName+"="+ticket, "csrfpreventiontoken: "+csrf
+	cookie, token := "cookie: "+login.CookieName+"="+ticket, "csrfpreventiontoken: "+csrf
 	for _, c := range []struct {
 		name    string
 		store   string
@@ -169,8 +172,12 @@ func TestOnlyValidTicketsAndTokensPass(t *testing.T) {
 		{"token with =", "main", []string{"Authorization: PBSAPIToken=alice!t:" + secret}, 101},
 		{"another store", "other", []string{cookie, token}, 401},
 		{"wrong token", "main", []string{"authorization: PBSAPIToken alice!t:" + secret + "x"}, 401},
-		{"no CSRF token", "main", []string{cookie}, 429}, // the brake: three failures from one address
-		{"nothing", "main", nil, 429},
+		{"password for a token", "main", []string{"authorization: PBSAPIToken alice:" + password}, 401},
+		{"no CSRF token", "main", []string{cookie}, 401},
+		{"another CSRF token", "main", []string{cookie, token + "x"}, 401},
+		{"changed ticket", "main", []string{cookie + "x", token}, 401},
+		{"nothing", "main", nil, 401},
+		{"nothing, another store", "other", nil, 401},
 	} {
 		conn := f.dial(t)
 		ask(t, conn, c.store, c.headers...)
@@ -178,10 +185,57 @@ func TestOnlyValidTicketsAndTokensPass(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.want >= 400 && resp.StatusCode != c.want && resp.StatusCode != 401 || c.want == 101 && resp.StatusCode != 101 {
+		if resp.StatusCode != c.want {
 			t.Errorf("%s: %s", c.name, resp.Status)
 		}
 		conn.Close()
+	}
+}
+
+// TestNothingTellsStoresApart: to who may not in, all stores look the same.
+func TestNothingTellsStoresApart(t *testing.T) {
+	f := newFixture(t)
+	var answers []string
+	for _, store := range []string{"main", "other"} {
+		conn := f.dial(t)
+		ask(t, conn, store)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers = append(answers, resp.Status+string(body))
+	}
+	if answers[0] != answers[1] {
+		t.Errorf("%q", answers)
+	}
+}
+
+// TestRevoked: a connection ends soon after its user's rights.
+func TestRevoked(t *testing.T) {
+	for name, change := range map[string]func(u *auth.Users) error{
+		"removed":  func(u *auth.Users) error { return u.Remove("alice") },
+		"password": func(u *auth.Users) error { return u.SetPassword("alice", "another password") },
+		"rights": func(u *auth.Users) error {
+			return errors.Join(u.Remove("alice"), u.Add("alice", password, auth.Read, nil))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			conn := f.dial(t)
+			_, in := post(t, conn, bufio.NewReader(conn), "alice", password)
+			ask(t, conn, "main", "cookie: PBSAuthCookie="+in.Data.Ticket, "csrfpreventiontoken: "+in.Data.CSRFPreventionToken)
+			<-f.ids
+			if err := change(f.users); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, conn); err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the connection lives on")
+			}
+		})
 	}
 }
 
@@ -209,7 +263,7 @@ func TestFingerprintOfTheKeptCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fa, fb := Fingerprint(a.Certificate[0]), Fingerprint(b.Certificate[0])
+	fa, fb := login.Fingerprint(a.Certificate[0]), login.Fingerprint(b.Certificate[0])
 	if fa != fb || len(fa) != 32*3-1 || fa != strings.ToLower(fa) {
 		t.Errorf("%s, %s", fa, fb)
 	}

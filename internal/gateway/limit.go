@@ -65,3 +65,6 @@ func (c *counted) Close() error {
 	defer c.gone()
 	return c.Conn.Close()
 }
+
+// NetConn returns the connection below.
+func (c *counted) NetConn() net.Conn { return c.Conn }

@@ -18,10 +18,12 @@ import (
 type ListenOptions struct {
 	InsecureTCP bool        // tcp: may listen on addresses that are not loopback
 	Mode        fs.FileMode // of a Unix socket, which is its access control; zero: 0600
+	Group       string      // of a Unix socket; empty: that of the process
 }
 
-// Listen listens on spec, which is unix:PATH or tcp:HOST:PORT. A socket file that
-// nobody listens on any more is replaced.
+// Listen listens on spec, which is unix:PATH, tcp:HOST:PORT or https:HOST:PORT. A
+// socket file that nobody listens on any more is replaced. What an https: listener
+// accepts is plain TCP still: it is for internal/gateway.
 func Listen(spec string, opt ListenOptions) (net.Listener, error) {
 	scheme, rest, _ := strings.Cut(spec, ":")
 	rest = strings.TrimPrefix(rest, "//")
@@ -30,11 +32,14 @@ func Listen(spec string, opt ListenOptions) (net.Listener, error) {
 		if opt.Mode == 0 {
 			opt.Mode = 0o600
 		}
-		return listenUnix(rest, opt.Mode)
+		return listenUnix(rest, opt)
 	case scheme == "tcp" && rest != "":
 		return listenTCP(rest, opt)
+	case scheme == "https" && rest != "":
+		opt.InsecureTCP = true // it will not stay insecure
+		return listenTCP(rest, opt)
 	}
-	return nil, fault.Newf(fault.Invalid, "listen", strconv.Quote(spec), "it must be unix:PATH or tcp:HOST:PORT")
+	return nil, fault.Newf(fault.Invalid, "listen", strconv.Quote(spec), "it must be unix:PATH, tcp:HOST:PORT or https:HOST:PORT")
 }
 
 // ServeOptions say how connections are accepted. The zero value is useful.

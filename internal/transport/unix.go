@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -49,15 +51,65 @@ func dialUnix(ctx context.Context, path string) (net.Conn, error) {
 	return conn, nil
 }
 
-// listenUnix listens on a socket file with the given mode. The mode is set before
-// anybody can connect, since it is the access control.
-func listenUnix(path string, mode fs.FileMode) (_ net.Listener, err error) {
+// A Peer is the process at the other end of a Unix socket, as the kernel knows it:
+// as it was when it connected.
+type Peer struct {
+	UID, GID uint32
+	PID      int32
+}
+
+// PeerOf returns who is at the other end of conn, if that is a Unix socket.
+func PeerOf(conn net.Conn) (peer Peer, ok bool) {
+	for {
+		c, wrapped := conn.(interface{ NetConn() net.Conn })
+		if !wrapped {
+			break
+		}
+		conn = c.NetConn()
+	}
+	c, ok := conn.(*net.UnixConn)
+	if !ok {
+		return Peer{}, false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return Peer{}, false
+	}
+	var cred *unix.Ucred
+	if e := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil || err != nil {
+		return Peer{}, false
+	}
+	return Peer{UID: cred.Uid, GID: cred.Gid, PID: cred.Pid}, true
+}
+
+// groupID returns the number of a group by its name or number, -1 for none.
+func groupID(name string) (int, error) {
+	if name == "" {
+		return -1, nil
+	}
+	if n, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(n), nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, fault.New(fault.Invalid, "", "", err)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+// listenUnix listens on a socket file with the mode and group of opt. They are set
+// before anybody can connect, since they are the access control.
+func listenUnix(path string, opt ListenOptions) (_ net.Listener, err error) {
 	const op = "listen"
 	defer func() {
 		if err != nil {
 			err = fault.New(fault.KindOf(err), op, "unix:"+path, err)
 		}
 	}()
+	gid, err := groupID(opt.Group)
+	if err != nil {
+		return nil, err
+	}
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
@@ -75,7 +127,12 @@ func listenUnix(path string, mode fs.FileMode) (_ net.Listener, err error) {
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: address}); err != nil {
 		return nil, os.NewSyscallError("bind", err)
 	}
-	err = os.Chmod(path, mode.Perm())
+	if gid >= 0 {
+		err = os.Chown(path, -1, gid)
+	}
+	if err == nil {
+		err = os.Chmod(path, opt.Mode.Perm())
+	}
 	if err == nil {
 		err = os.NewSyscallError("listen", unix.Listen(fd, unix.SOMAXCONN))
 	}

@@ -163,6 +163,9 @@ func (s *Size) Set(text string) error {
 	return err
 }
 
+// UnmarshalText reads the size in a configuration file.
+func (s *Size) UnmarshalText(text []byte) error { return s.Set(string(text)) }
+
 // Type implements pflag.Value.
 func (s *Size) Type() string { return "SIZE" }
 
