@@ -16,7 +16,7 @@ import (
 
 // spareMemory is what the process needs besides --memory: the program itself,
 // the connection, and the store's server where it runs inside.
-const spareMemory = 48 << 20
+const spareMemory = 24 << 20
 
 // runBackup is the command: it writes one backup.
 func runBackup(ctx context.Context, e *env, args []string) error {
@@ -28,7 +28,6 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 	if s.verbose {
 		log = slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	debug.SetMemoryLimit(s.cfg.Memory + spareMemory)
 	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, TrustDigests: true})
 	if err != nil {
 		return &cli.UsageError{Err: err} // nothing is dialed yet
@@ -57,6 +56,7 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	debug.SetMemoryLimit(r.HeapMemory() + spareMemory)
 	return write(ctx, r, s, ui)
 }
 

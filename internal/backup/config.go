@@ -189,10 +189,19 @@ func (c *Config) largest() int64 {
 // encoderState is what an encoder holds beside its output, at most.
 const encoderState = 10 << 20
 
+// HeapMemory is the part of Memory that Go's heap needs: compressors have theirs
+// elsewhere.
+func (r *Run) HeapMemory() int64 { return r.cfg.Memory - int64(r.cfg.Workers)*encoderState }
+
 // perWorker is what a worker holds: its compressor and a chunk's blob, which is
 // rarely that of the largest chunk.
 func (c *Config) perWorker() int64 {
-	return int64(blob.Bound(int(min(c.largest(), 2*int64(c.ChunkSize))))) + encoderState
+	return c.blobSize() + encoderState
+}
+
+// blobSize is the room that a worker keeps for blobs.
+func (c *Config) blobSize() int64 {
+	return int64(blob.Bound(int(min(c.largest(), 2*int64(c.ChunkSize)))))
 }
 
 // WindowFor returns the client's MaxUploads, in bytes, for a backup of files.
@@ -236,8 +245,10 @@ func (c *Config) checkMemory() error {
 }
 
 // pieceMemory is the part of Memory for the pieces of sources on their way.
+// Behind them, blobs wait for their answers.
 func (c *Config) pieceMemory() int64 {
-	return c.Memory - c.indexMemory() - c.retained() - int64(c.Workers)*c.perWorker()
+	n := c.Memory - c.indexMemory() - c.retained() - int64(c.Workers)*c.perWorker()
+	return n - min(c.Window, n/4)
 }
 
 // maxReaders is how many files are written at once, at most: enough to hide the

@@ -146,7 +146,8 @@ func (c *dynamicCutter) cut(ctx context.Context, buf []byte) (_ []byte, size int
 			c.a.r.memory.give(buf)
 			buf = bigger
 		}
-		k, err := c.more(ctx, buf[n:min(len(buf), n+c.step)])
+		// Not beyond the largest chunk: what is left over of a hole would be data.
+		k, err := c.more(ctx, buf[n:min(len(buf), n+c.step, c.chunker.Max())])
 		if err == io.EOF {
 			c.ended = true
 			continue

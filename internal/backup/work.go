@@ -23,7 +23,9 @@ func (r *Run) work(ctx context.Context) {
 		case !ok:
 			return
 		case send:
-			out = r.send(ctx, p, enc, out)
+			if out = r.send(ctx, p, enc, out); int64(cap(out)) > r.cfg.blobSize() {
+				out = nil // few chunks are that large; each worker would keep one
+			}
 		case p.a.isOver():
 			p.finish(errOver)
 		default:
