@@ -129,7 +129,7 @@ func (s *Server) store(h *fileHandle, c tree.Chunk) {
 			return
 		}
 		data := c.Data[off-c.Start : min(off+pushPiece, to)-c.Start]
-		if err := s.conn.NotifyStore(h.id, uint64(off), data); err != nil {
+		if err := s.sendStore(h.id, off, data); err != nil {
 			// Not in the kernel's memory any more is no failure.
 			if !errors.Is(err, fuse.ErrNotCached) && s.ctx.Err() == nil {
 				s.stats.pushErrors.Add(1)

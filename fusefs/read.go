@@ -94,7 +94,7 @@ func (s *Server) answer(r *fuse.ReadRequest, h *fileHandle, data []byte, lent tr
 	}
 	off := r.Offset
 	s.stats.readBytes.Add(int64(len(data)))
-	r.Respond(&fuse.ReadResponse{Data: data})
+	s.sendRead(r, data)
 	if lent.Data != nil {
 		s.giveBack(lent)
 	}

@@ -45,8 +45,8 @@ func TestRequestSize(t *testing.T) {
 // raceDetector says that allocations count for nothing.
 var raceDetector bool
 
-// A READ that is lent costs what bazil makes of it and no more: the request, and
-// the buffer of the reply.
+// A READ that is lent costs less than bazil makes of it: the request, and
+// nothing of the size of its reply.
 func TestReadAllocations(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector allocates")
@@ -64,10 +64,10 @@ func TestReadAllocations(t *testing.T) {
 	reads = m.Stats().Reads - reads
 	runtime.ReadMemStats(&after)
 	const others = 500 // starting the child
-	if got := int64(after.Mallocs - before.Mallocs); got > 2*reads+others+4*reads/100 {
+	if got := int64(after.Mallocs - before.Mallocs); got > reads+others+4*reads/100 {
 		t.Errorf("%d allocations for %d READs", got, reads)
 	}
-	if got, most := int64(after.TotalAlloc-before.TotalAlloc), reads*(maxRead+8192+1024)+4<<20; got > most {
+	if got, most := int64(after.TotalAlloc-before.TotalAlloc), reads*1024+4<<20; got > most {
 		t.Errorf("%d bytes allocated for %d READs of %d", got, reads, maxRead)
 	}
 }

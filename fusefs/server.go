@@ -43,11 +43,14 @@ type Config struct {
 	// a read that will be there in a moment is better finished. What was asked
 	// to die waits no longer than this.
 	InterruptAfter time.Duration
+
+	copying bool // tests: have the library send all there is
 }
 
 // A Server answers the requests of one mount.
 type Server struct {
 	conn    *fuse.Conn
+	device  device
 	cfg     Config
 	log     *slog.Logger
 	ctx     context.Context // ends when the kernel has gone; all waiting is done under it
@@ -90,6 +93,10 @@ func New(conn *fuse.Conn, cfg Config) (*Server, error) {
 	s.waiting.init(cfg.InterruptAfter)
 	s.push.init()
 	s.stale.init()
+	s.device.fd = -1
+	if !cfg.copying {
+		s.device.open(conn)
+	}
 	return s, nil
 }
 
@@ -119,6 +126,7 @@ func (s *Server) Serve() error {
 	close(s.over)
 	helpers.Wait()
 	s.handles.closeAll()
+	s.device.close()
 	return err
 }
 

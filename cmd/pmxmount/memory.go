@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -42,3 +44,18 @@ func tuneGC(ctx context.Context) {
 // never below what lives, or collecting would never end; what comes to live
 // until the next tick comes out of the garbage.
 func memoryLimit(live int64) int64 { return live + live/8 + garbage + runtimeOverhead }
+
+// answering is how many threads may run beside those that decode.
+const answering = 2
+
+// tuneThreads lets more threads run than there are cores, and returns how many
+// of them should decode: all cores. To decode a chunk takes milliseconds, in
+// which Go would let a request wait that has just been read from the kernel; the
+// system has it answered at once. GOMAXPROCS, if it is set, is obeyed.
+func tuneThreads() (cores int) {
+	cores = runtime.GOMAXPROCS(0)
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(cores + answering)
+	}
+	return cores
+}

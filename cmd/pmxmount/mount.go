@@ -35,6 +35,7 @@ func mount(s *settings, status *status, stderr io.Writer) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	go tuneGC(ctx)
+	s.cores = tuneThreads()
 
 	// Until the mount is live a signal gives it up.
 	starting := make(chan struct{})

@@ -45,7 +45,7 @@ func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*reposi
 		return nil, err
 	}
 	t, err := tree.New(ctx, tree.Config{
-		Store: tree.FromClient(c), Memory: int64(s.memory), Log: log,
+		Store: tree.FromClient(c), Memory: int64(s.memory), Workers: s.cores, Log: log,
 		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Control: control.path(),
 		Disk: disk, Name: s.repo,
 	})

@@ -33,6 +33,7 @@ type settings struct {
 	cacheSize        cli.Size
 	logLevel         string
 
+	cores    int        // to decode on; 0: all
 	level    slog.Level // of logLevel
 	owner    fusefs.Owner
 	fuse     fusefs.MountOptions

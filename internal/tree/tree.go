@@ -13,9 +13,10 @@ import (
 
 // Config says what a tree shows, and how.
 type Config struct {
-	Store  Store
-	Memory int64        // bound on chunks, indexes and lists in memory, in bytes; 0 is cache.DefaultBytes
-	Log    *slog.Logger // nil: no log. Failures of a call are in its error only
+	Store   Store
+	Memory  int64        // bound on chunks, indexes and lists in memory, in bytes; 0 is cache.DefaultBytes
+	Workers int          // chunks decoded at the same time; 0 is the number of cores
+	Log     *slog.Logger // nil: no log. Failures of a call are in its error only
 
 	// Disk keeps what was read and listed over restarts, and shows it while the
 	// store cannot be reached; nil: nothing does. Name tells this store from
@@ -65,7 +66,7 @@ func newTree(ctx context.Context, cfg Config, now func() time.Time) (*Tree, erro
 		t.store = newOffline(t, cfg.Store)
 		t.AddStats("disk", func() any { return cfg.Disk.Stats() })
 	}
-	t.cache = cache.New(cache.Config{Source: cfg.Store, Bytes: cfg.Memory, Disk: cfg.Disk})
+	t.cache = cache.New(cache.Config{Source: cfg.Store, Bytes: cfg.Memory, Workers: cfg.Workers, Disk: cfg.Disk})
 	t.inodes = newInodes(t.cache.Reserve)
 	t.lists = newLists(t)
 	t.contents = newContents(t)
