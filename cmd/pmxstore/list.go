@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 
@@ -77,11 +78,14 @@ func runList(ctx context.Context, e *env, args []string) error {
 		return cli.Usagef("%q is neither a group (vm/100) nor a snapshot (vm/100/2026-11-23T07:04:44Z): %w", path, err)
 	}
 	row := snapshotFiles(ctx, s, snap)
-	if *asJSON {
-		return printJSON(e, row)
-	}
-	if row.Error != "" {
-		return fmt.Errorf("%s: %s", snap.Path(), row.Error)
+	switch {
+	case *asJSON:
+		if err := printJSON(e, row); err != nil || row.Error == "" {
+			return err
+		}
+		return errSaid
+	case row.Error != "":
+		return errors.New(row.Error)
 	}
 	return printFiles(e, row.Files)
 }
@@ -134,7 +138,7 @@ func listGroup(ctx context.Context, e *env, s *store.Store, g ref.Group, asJSON 
 	for _, r := range rows {
 		var size uint64
 		for _, f := range r.Files {
-			if f.Size != nil {
+			if f.Size != nil && f.Error == "" { // a broken file may claim any size
 				size += *f.Size
 			}
 		}

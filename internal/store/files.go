@@ -49,6 +49,8 @@ func (s *Store) readManifest(op string, snap ref.Snapshot) (*manifest.Manifest, 
 	return m, nil
 }
 
+var errTwice = errors.New("it is named twice")
+
 // lookup finds a file in a manifest.
 func lookup(m *manifest.Manifest, stored string) (manifest.File, bool) {
 	i := slices.IndexFunc(m.Files, func(f manifest.File) bool { return f.Name == stored })
@@ -74,7 +76,11 @@ func (s *Store) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, error
 	list := make([]FileInfo, 0, len(m.Files)+1)
 	seen := map[string]bool{ref.ManifestName: true}
 	for _, mf := range m.Files {
-		if err := ref.CheckStored(mf.Name); err != nil || seen[mf.Name] {
+		err := ref.CheckStored(mf.Name)
+		if err == nil && seen[mf.Name] {
+			err = errTwice
+		}
+		if err != nil {
 			s.log.Warn("a manifest names a file that cannot be", "snapshot", snap, "file", mf.Name, "err", err)
 			continue
 		}
@@ -169,10 +175,18 @@ func (s *Store) OpenFile(ctx context.Context, snap ref.Snapshot, stored string) 
 		max = maxBlobFile
 	}
 	f, size, err := s.openRegular(path, max)
-	if err != nil {
+	switch {
+	case absent(err) && stored != ref.ManifestName && stored != clientLog && s.hasManifest(snap):
+		return nil, missing(op, path) // it is lost, and not forgotten meanwhile
+	case err != nil:
 		return nil, failed(op, path, err)
 	}
 	return &fileReader{f, size}, nil
+}
+
+// missing is the error for a file that the manifest names and that is not there.
+func missing(op, path string) error {
+	return fault.Newf(fault.Corrupt, op, path, "the manifest names it, but it is not there")
 }
 
 type fileReader struct {
@@ -214,7 +228,7 @@ func (s *Store) OpenIndex(ctx context.Context, snap ref.Snapshot, stored string)
 func (s *Store) readIndex(op, path string, mf manifest.File) (*index.Index, error) {
 	b, err := s.fs.ReadFile(path, nil, maxIndexFile)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fault.Newf(fault.Corrupt, op, path, "the manifest names it, but it is not there")
+		return nil, missing(op, path)
 	} else if err != nil {
 		return nil, failed(op, path, err)
 	}

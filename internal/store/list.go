@@ -147,10 +147,7 @@ func (s *Store) times(g ref.Group) ([]int64, error) {
 // hasFinished reports whether a group is to be listed. Groups are asked for
 // every second, so it looks first at the snapshot that was the answer before.
 func (s *Store) hasFinished(g ref.Group) bool {
-	finished := func(sec int64) bool {
-		_, err := s.fs.Lstat(manifestPath(ref.Snapshot{Group: g, Time: sec}))
-		return err == nil
-	}
+	finished := func(sec int64) bool { return s.hasManifest(ref.Snapshot{Group: g, Time: sec}) }
 	if sec, ok := s.finished.Load(g); ok && finished(sec.(int64)) {
 		return true
 	}
@@ -214,6 +211,12 @@ func (s *Store) isOpen(snap ref.Snapshot) bool {
 	}
 	defer f.Close()
 	return errors.Is(s.fs.Flock(f, false), errLocked)
+}
+
+// hasManifest reports whether the snapshot is there and finished.
+func (s *Store) hasManifest(snap ref.Snapshot) bool {
+	_, err := s.fs.Lstat(manifestPath(snap))
+	return err == nil
 }
 
 func manifestPath(snap ref.Snapshot) string { return snap.Path() + "/" + ref.ManifestName }

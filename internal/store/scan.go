@@ -60,7 +60,7 @@ func (c *scanCache) get(ctx context.Context, s *Store, path string) (scan, error
 	const op = "read"
 	st, err := s.fs.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return scan{}, fault.Newf(fault.Corrupt, op, path, "the manifest names it, but it is not there")
+		return scan{}, missing(op, path)
 	} else if err != nil {
 		return scan{}, failed(op, path, err)
 	}
@@ -167,9 +167,16 @@ func (a *allocation) add(entries []byte) error {
 			if end <= a.end {
 				return fault.Newf(fault.Corrupt, "", "", "its offsets do not grow")
 			}
+			if end-a.end > index.MaxChunk || end > math.MaxInt64 {
+				return fault.Newf(fault.Corrupt, "", "", "a chunk ends at %d, the one before at %d", end, a.end)
+			}
 			size, entries = end-a.end, entries[8:]
 		}
-		if !a.isZeros(index.Digest(entries), size) {
+		d := index.Digest(entries)
+		if d.IsZero() {
+			return fault.Newf(fault.Corrupt, "", "", "a chunk at %d was never written", a.end)
+		}
+		if !a.isZeros(d, size) {
 			a.allocated += size
 		}
 		a.end += size

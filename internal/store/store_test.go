@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,6 +121,65 @@ func TestReadOnly(t *testing.T) {
 
 // TestMissingParts: a store without .lock, marker or most folders for chunks, as
 // after copying it by hand, is read all the same, and written.
+// TestLostFile: a file that the manifest names and that is not there is broken,
+// which is another thing than a file that never was.
+func TestLostFile(t *testing.T) {
+	dir := newDir(t)
+	snap := snapAt("vm/1/2026-01-01T00:00:00Z")
+	s := open(t, dir, Config{})
+	if err := backup(s, snap, source{name: "a.img.fidx", data: content(1, chunkLen)}, source{name: "b.img.fidx", data: content(2, chunkLen)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, snap.Path(), "a.img.fidx")); err != nil {
+		t.Fatal(err)
+	}
+	for name, kind := range map[string]fault.Kind{"a.img.fidx": fault.Corrupt, "c.img.fidx": fault.NotFound, clientLog: fault.NotFound} {
+		_, err := s.OpenFile(ctx, snap, name)
+		wantKind(t, err, kind)
+	}
+	if f, err := s.OpenFile(ctx, snap, "b.img.fidx"); err != nil {
+		t.Error(err)
+	} else {
+		f.Close()
+	}
+	if err := os.RemoveAll(filepath.Join(dir, snap.Path())); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.OpenFile(ctx, snap, "b.img.fidx")
+	wantKind(t, err, fault.NotFound)
+}
+
+// TestNamedTwice: the second of a name in a manifest is left out, and the log
+// says why.
+func TestNamedTwice(t *testing.T) {
+	dir := newDir(t)
+	snap := snapAt("vm/1/2026-01-01T00:00:00Z")
+	var said strings.Builder
+	s := open(t, dir, Config{Log: slog.New(slog.NewTextHandler(&said, nil))})
+	if err := backup(s, snap, source{name: "a.img.fidx", data: content(1, chunkLen)}); err != nil {
+		t.Fatal(err)
+	}
+	m, err := s.readManifest("test", snap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Files = append(m.Files, m.Files[0])
+	b, err := m.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, manifestPath(snap)), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.Files(ctx, snap)
+	if err != nil || len(list) != 1 || list[0].Broken != nil {
+		t.Errorf("%v, %v", list, err)
+	}
+	if !strings.Contains(said.String(), "named twice") {
+		t.Errorf("the log does not say why: %s", said.String())
+	}
+}
+
 func TestMissingParts(t *testing.T) {
 	dir := newDir(t)
 	a := source{name: "a.img.fidx", data: content(1, 3*chunkLen)}

@@ -149,8 +149,7 @@ func (v *verifier) allSnapshots(ctx context.Context) (list []ref.Snapshot, err e
 			v.found(Problem{Snapshot: g.Path(), Err: failed("list snapshots", g.Path(), err)})
 		}
 		for _, sec := range slices.Backward(times) {
-			snap := ref.Snapshot{Group: g, Time: sec}
-			if _, err := s.fs.Lstat(manifestPath(snap)); err == nil {
+			if snap := (ref.Snapshot{Group: g, Time: sec}); s.hasManifest(snap) {
 				list = append(list, snap)
 			}
 		}
