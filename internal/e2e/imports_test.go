@@ -36,6 +36,7 @@ var arrows = map[string][]string{
 	"internal/auth":      {},
 	"internal/login":     {},
 	"internal/gateway":   {"internal/auth", "internal/login"},
+	"internal/farlink":   {},
 }
 
 // common may be imported by everybody: how things fail and how they are named.
