@@ -25,7 +25,8 @@ type Config struct {
 	RetryFor time.Duration
 
 	// MaxUploads bounds the bytes of uploads that the server has not answered;
-	// zero stands for 32 MiB, which every server has room for.
+	// zero stands for 32 MiB, which every server has room for. Fewer are sent
+	// ahead where the answers show that more would only wait in line.
 	MaxUploads int64
 }
 
@@ -41,6 +42,7 @@ type Client struct {
 	log    *slog.Logger
 	stats  counters
 	bounds bounds
+	pace   pace
 
 	stop context.CancelFunc
 	gone chan struct{} // closed when nothing runs any more
@@ -65,7 +67,8 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.MaxUploads <= 0 {
 		cfg.MaxUploads = defaultMaxUploads
 	}
-	c := &Client{cfg: cfg, log: cfg.Log, bounds: defaultBounds(), gone: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{})}
+	c := &Client{cfg: cfg, log: cfg.Log, bounds: defaultBounds(), pace: pace{limit: cfg.MaxUploads, window: cfg.MaxUploads / 4},
+		gone: make(chan struct{}), kick: make(chan struct{}, 1), changed: make(chan struct{})}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}

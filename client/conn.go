@@ -62,12 +62,13 @@ type call struct {
 	canceled bool  // a Cancel is on its way, or was
 	ended    bool  // the id is not its own any more
 	since    int64 // when it was sent or, later, canceled: nanoseconds since conn.born
+	before   int64 // pace.delivered when it was sent
 }
 
 func newConn(nc net.Conn, c *Client) *conn {
 	cn := &conn{client: c, nc: nc, born: time.Now(),
 		dead: make(chan struct{}), gone: make(chan struct{}), wake: make(chan struct{}, 1)}
-	cn.gate.init(c.cfg.MaxUploads)
+	cn.gate.init(&c.pace)
 	return cn
 }
 
@@ -178,7 +179,7 @@ func (cn *conn) readAll(r *wire.Reader) (guilty *call, err error) {
 		final, err := c.sink.packet(h, r)
 		switch {
 		case err == nil && final:
-			cn.finish(c)
+			cn.answered(c)
 			c.sink.over(nil)
 		case err == nil:
 		case isRule(err):
@@ -199,9 +200,12 @@ func (cn *conn) find(id uint8) *call {
 	return nil
 }
 
-// finish lets a call's id go, after its last packet.
-func (cn *conn) finish(c *call) {
+// answered lets a call's id go, after its last packet.
+func (cn *conn) answered(c *call) {
 	cn.mu.Lock()
+	if c.class == upload && !c.ended && !c.canceled {
+		cn.gate.pace.answered(time.Now(), c.bytes, c.before, time.Duration(cn.now()-c.since))
+	}
 	cn.finishLocked(c)
 	cn.mu.Unlock()
 }

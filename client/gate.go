@@ -33,11 +33,11 @@ const (
 // A gate hands out ids, and the window for uploads with them. Its methods need
 // conn.mu.
 type gate struct {
-	free   []uint8 // the longest unused one first
-	n      [numClasses]int
-	window int64 // bytes that uploads may have in flight
-	bytes  int64 // that they have
-	wait   [numClasses][]*entrant
+	free  []uint8 // the longest unused one first
+	n     [numClasses]int
+	pace  *pace // says how many bytes of uploads may be in flight
+	bytes int64 // that are
+	wait  [numClasses][]*entrant
 }
 
 // An entrant waits for an id.
@@ -46,8 +46,8 @@ type entrant struct {
 	ready chan struct{}
 }
 
-func (g *gate) init(window int64) {
-	g.window = window
+func (g *gate) init(p *pace) {
+	g.pace = p
 	g.free = make([]uint8, 0, maxIDs)
 	for id := range maxIDs {
 		g.free = append(g.free, uint8(id))
@@ -61,8 +61,8 @@ func (g *gate) fitsLocked(c *call) bool {
 		return reads < maxReads
 	case ahead:
 		return reads < maxReads && g.n[ahead] < maxAhead
-	case upload: // one that is longer than the window goes alone
-		return g.n[upload] < maxSending && (g.bytes == 0 || g.bytes+c.bytes <= g.window)
+	case upload:
+		return g.n[upload] < maxSending && g.pace.allows(c.bytes, g.n[upload], g.bytes)
 	case stream:
 		return g.n[stream] < maxStreams
 	}

@@ -150,7 +150,7 @@ func (cn *conn) takeLocked(q *[]*packet) (p *packet, head, data []byte) {
 		*q = slices.Delete(*q, 0, 1)
 	}
 	if p.opens && !p.begun {
-		p.call.sent, p.call.since = true, cn.now()
+		p.call.sent, p.call.since, p.call.before = true, cn.now(), cn.gate.pace.delivered
 	}
 	p.begun, p.writing = true, true
 	return p, head, data

@@ -6,6 +6,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 
@@ -40,7 +41,12 @@ type conn struct {
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup // everything but the reader
+	left   atomic.Pointer[error] // why the peer takes no answers any more
+
+	// settling is what uploads are stored with: it outlives ctx for a while.
+	settling       context.Context
+	giveUpSettling context.CancelFunc
+	wg             sync.WaitGroup // everything but the reader
 
 	budget  *budget
 	buffers *buffers
@@ -92,6 +98,7 @@ func newConn(ctx context.Context, nc net.Conn, cfg Config) *conn {
 	}
 	memory = max(memory, MinMemory)
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.settling, c.giveUpSettling = context.WithCancel(context.WithoutCancel(ctx))
 	c.changed = sync.NewCond(&c.mu)
 	c.budget = newBudget(memory)
 	c.buffers = &buffers{limit: memory + uploadScratch + answerMemory}

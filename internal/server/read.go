@@ -34,6 +34,10 @@ func (c *conn) read(in *wire.Reader) error {
 // dispatch works on one packet. An error ends the connection; what is wrong with
 // the packet alone is answered on its id.
 func (c *conn) dispatch(in *wire.Reader, h wire.Header) error {
+	isUpload := h.Type == wire.TypeUploadChunk || h.Type == wire.TypeUploadBlob
+	if c.left.Load() != nil && !isUpload {
+		return nil
+	}
 	switch h.Type {
 	case wire.TypeBackupDataFixed, wire.TypeBackupDataDynamic, wire.TypeBackupFinished:
 		return c.data(in, h)

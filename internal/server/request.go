@@ -64,7 +64,7 @@ func (c *conn) accept(h wire.Header) (*request, error) {
 	r := &request{c: c, id: h.ID, typ: h.Type}
 	switch h.Type {
 	case wire.TypeUploadChunk, wire.TypeUploadBlob: // cannot be interrupted
-		r.ctx, r.cancel = c.ctx, func() {}
+		r.ctx, r.cancel = c.settling, func() {}
 	default:
 		r.ctx, r.cancel = context.WithCancel(c.ctx)
 	}

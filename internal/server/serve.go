@@ -20,11 +20,16 @@ const (
 	// drainTime is how long each packet may take once the peer has ended its
 	// side: most likely it has gone.
 	drainTime = 30 * time.Second
+	// leftTime is how long what a peer sent before it left is read still, and
+	// settleTime how long uploads that came whole may then take to be stored.
+	// Whoever resumes a backup need not send those again.
+	leftTime   = 2 * time.Second
+	settleTime = 10 * time.Second
 )
 
 // Serve works conn from the Hello to its end, and closes it. When it returns,
 // everything that the connection had left unfinished is undone and nothing of it
-// runs any more. It returns nil when the peer ended the connection between two
+// runs any more; chunks that had come whole are in the store. It returns nil when the peer ended the connection between two
 // packets, else why the connection ended: a *wire.FramingError, the connection's
 // own error, or that of ctx, whose end ends the connection.
 //
@@ -38,13 +43,16 @@ func Serve(ctx context.Context, conn net.Conn, cfg Config) error {
 	c.spawn(func() {
 		err := c.write()
 		if err != nil {
-			c.cancel(err)
+			c.peerLeft(err)
 		}
 		written <- err
 	})
 	err := c.read(wire.NewReader(conn))
 	var framing *wire.FramingError
+	left := c.left.Load()
 	switch {
+	case left != nil:
+		err = *left
 	case errors.As(err, &framing):
 		c.sayFarewell(framing.Header.ID, err)
 		c.linger(written)
@@ -59,6 +67,13 @@ func Serve(ctx context.Context, conn net.Conn, cfg Config) error {
 	c.cancel(errEnded)
 	c.undo(errEnded)
 	return err
+}
+
+// peerLeft says that the peer takes no answers any more, and why. What it had sent
+// may wait in the socket still: uploads are taken from there.
+func (c *conn) peerLeft(why error) {
+	c.left.Store(&why)
+	c.nc.SetReadDeadline(time.Now().Add(leftTime))
 }
 
 // sayFarewell makes an Error the last packet of the connection.
@@ -120,8 +135,12 @@ func (c *conn) undo(why error) {
 	}
 	c.mu.Unlock()
 	for _, r := range left {
-		c.giveUp(r, why)
+		if r.upload == nil || c.isPartial(r.upload) {
+			c.giveUp(r, why)
+		}
 	}
+	late := time.AfterFunc(settleTime, c.giveUpSettling)
+	defer late.Stop()
 	c.wg.Wait()
 	c.mu.Lock()
 	var sources []source
@@ -135,6 +154,7 @@ func (c *conn) undo(why error) {
 	for _, s := range sources {
 		s.close()
 	}
+	c.giveUpSettling() // nothing is left of it
 	c.closeSnapshots()
 	c.nc.Close()
 	c.buffers.close()

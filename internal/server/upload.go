@@ -289,7 +289,7 @@ func (w *worker) settle(u *uploads, up *upload) error {
 		if err = checkDigest(c, up, up.data); err == nil {
 			n := blob.Bound(len(up.data))
 			cost := min(bufferCost(n)+encoderCost, uploadScratch)
-			if err = u.scratch.Acquire(c.ctx, cost); err == nil {
+			if err = u.scratch.Acquire(c.settling, cost); err == nil {
 				defer u.scratch.Release(cost)
 				buf := c.buffers.get(n)
 				defer c.buffers.put(buf)
@@ -303,7 +303,7 @@ func (w *worker) settle(u *uploads, up *upload) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.store.InsertChunk(c.ctx, lock, up.digest, plainSize, data); err != nil {
+	if _, err := c.store.InsertChunk(c.settling, lock, up.digest, plainSize, data); err != nil {
 		return err
 	}
 	c.uploaded(up.digest)
@@ -341,7 +341,7 @@ func (w *worker) checkBlob(u *uploads, up *upload) (int, error) {
 		n = int(info.PlainSize)
 	}
 	cost := min(bufferCost(n), uploadScratch)
-	if err := u.scratch.Acquire(u.c.ctx, cost); err != nil {
+	if err := u.scratch.Acquire(u.c.settling, cost); err != nil {
 		return 0, err
 	}
 	defer u.scratch.Release(cost)
