@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"syscall"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"bazil.org/fuse"
 
 	"pmxfs/internal/fault"
+	"pmxfs/internal/tree"
 )
 
 // errnos says what a process sees of each kind of failure. A store that cannot
@@ -30,6 +32,9 @@ var errnos = [...]syscall.Errno{
 // errnoOf returns the errno for err. An errno in its chain, say of a socket or
 // of a cache's disk, means nothing to who reads a file: only the kind counts.
 func errnoOf(err error) syscall.Errno {
+	if errors.Is(err, tree.ErrStale) {
+		return syscall.ESTALE // makes the kernel look the whole path up again
+	}
 	if k := fault.KindOf(err); int(k) < len(errnos) {
 		return errnos[k]
 	}
@@ -45,7 +50,7 @@ func (s *Server) fail(ctx context.Context, req fuse.Request, op string, err erro
 	if errno == syscall.EINTR && ctx.Err() == nil {
 		errno = syscall.EIO
 	}
-	if errno != syscall.ENOENT && errno != syscall.EINTR {
+	if errno != syscall.ENOENT && errno != syscall.EINTR && errno != syscall.ESTALE {
 		s.stats.errors.Add(1)
 		if s.said.first(err.Error()) {
 			s.log.Warn(op, "errno", fuse.Errno(errno).ErrnoName(), "error", err)

@@ -135,6 +135,7 @@ func (m *live) serve(s *settings, repo *repository, status *status, logger *slog
 		return err
 	}
 	repo.stats("mount", func() any { return server.Stats() })
+	repo.watch(server)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	if status != nil {

@@ -17,6 +17,7 @@ type repository struct {
 	root  tree.Dir
 	space func(context.Context) (tree.Space, error)
 	stats func(name string, f func() any) // adds to what .stats holds
+	watch func(tree.Watcher)              // says who is to hear of changes
 	close func()
 }
 
@@ -56,7 +57,7 @@ func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*reposi
 		return nil, err
 	}
 	control.serve(relay.Config{Client: c, Log: log, ReadOnly: s.readOnly, BeforeOk: t.Expire})
-	r := &repository{space: t.Statfs, stats: t.AddStats, close: func() {
+	r := &repository{space: t.Statfs, stats: t.AddStats, watch: t.Watch, close: func() {
 		control.close()
 		t.Close()
 		c.Close()

@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -120,6 +123,40 @@ func TestNewBackupsAppear(t *testing.T) {
 
 // TestLifecycle: the mount goes to the background when it is live, and ends on
 // umount, SIGINT and SIGTERM.
+// TestASnapshotWrittenAgain: a snapshot that was removed and written again under
+// its name is the new one in the mount, whatever the kernel kept in mind.
+func TestASnapshotWrittenAgain(t *testing.T) {
+	store := newStore(t)
+	mnt, _ := mount(t, store)
+	const snap = "vm/1/2020-01-01T00:00:00Z"
+	source := filepath.Join(t.TempDir(), "source")
+	file := filepath.Join(mnt, snap, "disk.img")
+	for round, size := range []int{300_000, 70_001, 500_000} {
+		want := bytes.Repeat([]byte{byte(round), 7, 1}, size)[:size]
+		if err := os.WriteFile(source, want, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args := []string{"pmxbackup", "-q", "-r", store, "--time", filepath.Base(snap), "vm/1", "disk.img:" + source}
+		if round > 0 {
+			run(t, "pmxstore", "forget", store, snap)
+			args = append(args, fmt.Sprintf("other%d:%s", round, source))
+		}
+		run(t, args...)
+		waitFor(t, "the new file", func() bool { // new backups appear within a second
+			o := try(t, "cat", file)
+			return o.code == 0 && o.stdout == string(want)
+		})
+		if got := strings.TrimSpace(run(t, "stat", "-c", "%s", file)); got != strconv.Itoa(size) {
+			t.Errorf("round %d: size %s, want %d", round, got, size)
+		}
+		if round > 0 {
+			waitFor(t, "the listing", func() bool {
+				return strings.Contains(run(t, "ls", filepath.Dir(file)), fmt.Sprintf("other%d", round))
+			})
+		}
+	}
+}
+
 func TestLifecycle(t *testing.T) {
 	needRoot(t)
 	store := newStore(t)

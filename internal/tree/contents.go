@@ -116,13 +116,23 @@ func (c *contents) fly(f *opening, key fileKey, n *fileNode) {
 	var err error
 	x := old
 	if old == nil || !c.same(ctx, old, &err) {
-		x = nil
+		another := old != nil && err == nil // the snapshot is: a stored file never changes
+		if x = nil; another {
+			c.t.lists.drop(n.snap)
+		}
 		if err == nil {
 			x, err = c.t.load(ctx, n)
-			if fault.KindOf(err) == fault.Corrupt && c.t.lists.drop(n.snap) {
-				// What was known of the snapshot may be of one that had its name.
-				x, err = c.t.load(ctx, n)
-			}
+		}
+		if doubtful(err) && c.t.lists.drop(n.snap) {
+			// What was known of the snapshot may be of one that had its name.
+			x, err = c.t.load(ctx, n)
+			another = true
+		}
+		switch {
+		case doubtful(err):
+			err = c.t.stale(ctx, n, err)
+		case another && err == nil:
+			c.t.snapshotChanged(n.snap)
 		}
 	}
 	c.mu.Lock()
@@ -149,6 +159,12 @@ func (c *contents) fly(f *opening, key fileKey, n *fileNode) {
 	if x != nil && x != old {
 		c.putLocked(x)
 	}
+}
+
+// doubtful reports whether err may come of knowing an older snapshot of this name.
+func doubtful(err error) bool {
+	kind := fault.KindOf(err)
+	return kind == fault.Corrupt || kind == fault.NotFound
 }
 
 // same asks whether the store still has old under its name. While the store

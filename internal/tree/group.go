@@ -42,6 +42,20 @@ func (s *snapshots) find(sec int64) (open, ok bool) {
 	return ok && s.open[i], ok
 }
 
+// replaced returns the times of snapshots in an older list (nil: none) that are
+// no more, or that were complete and are being written now: those are others.
+func (s *snapshots) replaced(old *snapshots) (times []int64) {
+	if old == nil {
+		return nil
+	}
+	for i, sec := range old.times {
+		if open, ok := s.find(sec); !ok || open && !old.open[i] {
+			times = append(times, sec)
+		}
+	}
+	return times
+}
+
 // latest returns the newest snapshot that is complete, or the newest where none is.
 func (s *snapshots) latest() (sec int64, ok bool) {
 	for i := len(s.times) - 1; i >= 0; i-- {

@@ -114,7 +114,11 @@ func (l *lists) snapshots(g ref.Group) *list[*snapshots] {
 				return nil, false, fault.New(fault.Unknown, "list", g.Path(), err)
 			}
 			s := newSnapshots(infos, g, l.generation.Add(1))
+			old, _, _ := e.peek()
 			l.forget(g, s)
+			for _, sec := range s.replaced(old) {
+				l.t.snapshotChanged(ref.Snapshot{Group: g, Time: sec})
+			}
 			count(l, e, s.memBytes())
 			return s, false, nil
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,6 +48,7 @@ type Tree struct {
 	contents *contents
 	pages    pages
 	stats    statsFile
+	watcher  atomic.Pointer[Watcher]
 }
 
 // New returns the tree of a store. It fetches the list of groups, and nothing
