@@ -1,0 +1,1 @@
+"""Measures pmxfs, its peers and the machine; started by scripts/bench, which says how."""
