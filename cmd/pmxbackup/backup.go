@@ -34,12 +34,11 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 	}
 	defer closeDialer()
 	s.cfg.Log = log
-	if s.cfg.ChangeToken != "" {
-		dir, err := stateDir(e)
-		if err != nil {
-			return err
-		}
+	switch dir, err := stateDir(e); {
+	case err == nil:
 		s.cfg.State = backup.OpenState(dir, repositoryKey(s.repo))
+	case s.cfg.ChangeToken != "":
+		return err
 	}
 	c, err := client.New(ctx, client.Config{Dial: dial, Log: log, RetryFor: s.cfg.RetryFor, MaxUploads: backup.WindowFor(s.cfg.Files)})
 	if err != nil {

@@ -4,7 +4,8 @@
 //
 // # Limitations
 //
-// A folder is not a source yet: pipe an archive of it in. Nothing is encrypted.
+// Nothing is encrypted. Files of a directory that others write to meanwhile are
+// each as they were when they were read.
 // A source that others write to while it is read is backed up as it was at no
 // one time: give it a volume's snapshot. Of a source on standard input, a chunk
 // that the store lost more than a few seconds after it had it cannot be sent

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pmxfs/cmd/internal/cli"
+	"pmxfs/internal/archive"
 	"pmxfs/internal/backup"
 	"pmxfs/internal/fault"
 	"pmxfs/internal/ref"
@@ -17,10 +18,16 @@ import (
 const usage = `Usage: pmxbackup [FLAGS] TYPE/ID NAME:SOURCE...
 
 Writes one backup, of one or more files, into the group TYPE/ID of a store. TYPE is vm, ct or host. Each SOURCE is
-a file, a block device, or - for standard input, and is stored under its NAME. A NAME that ends in .img is a raw disk,
-kept in chunks of one size; any other is a stream, cut where its content says, so that an insertion does not move the
-cuts behind it. What the store has already is not sent again. The files of a backup become visible together, and a
-stored backup never changes.
+a file, a block device, a directory, or - for standard input, and is stored under its NAME. A NAME that ends in .img is
+a raw disk, kept in chunks of one size; any other is a stream, cut where its content says, so that an insertion does not
+move the cuts behind it. What the store has already is not sent again. The files of a backup become visible together,
+and a stored backup never changes.
+
+A directory becomes an archive, with all metadata, under a NAME that ends in .pxar or .catar. Files that did not change
+since the last backup (version 2 of pxar, the default) are not read again. Files of other file systems are left out,
+unless they are asked for, and so is what --exclude and files named .pxarexclude say: a pattern a line, as in a shell,
+with ** for any directories; /at the top only; directories/ only; !but not these; the last that matches counts. What
+cannot be read, or changes meanwhile, is reported, and the backup goes on.
 
 The repository is a store's folder, unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH. A mounted store offers
 its own connection at MOUNTPOINT/.control. When the connection breaks, the backup goes on as soon as it is back, and
@@ -29,15 +36,18 @@ sends only what did not arrive. A backup that was killed is best started again: 
 Examples:
   pmxbackup -r /srv/backups vm/100 drive-scsi0.img:/dev/vg0/vm-100
   pmxbackup -r unix:/mnt/backups/.control vm/100 a.img:/dev/sda b.img:/dev/sdb
+  pmxbackup -r /srv/backups host/web1 root.pxar:/ --exclude '/tmp/*' --include-dev /home
   tar -c /etc | pmxbackup -r ssh://backup@store/srv/backups host/web1 etc.tar:-
   ssh far dd if=/dev/vda bs=4M | pmxbackup -r /srv/backups vm/7 vda.img:- --size 32G
   pmxbackup --change-token "$(zfs get -Hpo value guid tank/vm@now)" vm/8 disk.img:/dev/zvol/tank/vm@now
 
 Environment:
   PMX_REPOSITORY   the repository, if -r is not given
-  XDG_STATE_HOME   change tokens are kept in its folder pmxbackup; the default is ~/.local/state
+  XDG_STATE_HOME   change tokens, and what tells changed files of directories, are kept in its folder pmxbackup; the
+                   default is ~/.local/state
 
-Exit codes: 0 done, 1 failed and nothing is stored, 2 wrong usage, 3 some files could not be read and the others are stored.
+Exit codes: 0 done, 1 failed and nothing is stored, 2 wrong usage, 3 some files could not be read, or changed while
+they were read, and the others are stored.
 `
 
 // settings are what the arguments say.
@@ -53,6 +63,7 @@ type settings struct {
 	rate      cli.Size
 	retryFor  time.Duration
 	ns, time  string
+	format    string
 
 	cfg backup.Config // all but Client, State and Event
 }
@@ -66,6 +77,10 @@ func (s *settings) flags() *pflag.FlagSet {
 	f.Var(&s.chunkSize, "chunk-size", "bytes of a disk's chunks, and of a stream's on average: a power of two")
 	f.Var(&s.size, "size", "how many bytes standard input has; a disk (.img) from a pipe needs it")
 	f.Lookup("size").DefValue = ""
+	f.StringVar(&s.format, "format", "pxar2", "of archives named .pxar: pxar2 (stored as .mpxar and .ppxar), or pxar1 with its catalog")
+	f.StringArrayVar(&s.cfg.Trees.Exclude, "exclude", nil, "leave out of directories what matches this `PATTERN`; may be given many times")
+	f.StringArrayVar(&s.cfg.Trees.Devices, "include-dev", nil, "go into the file system that is mounted at this `PATH`, too; may be given many times")
+	f.BoolVar(&s.cfg.Trees.AllFileSystems, "all-file-systems", false, "go into all file systems but those that the kernel makes up")
 	f.BoolVar(&s.cfg.ForceFull, "force-full", false, "send every chunk, whatever the store has")
 	f.StringVar(&s.cfg.ChangeToken, "change-token", "", "your word for the state of all sources, such as a volume snapshot's id: files that were backed up with the same one are not read again")
 	f.BoolVar(&s.cfg.DryRun, "dry-run", false, "read and compare everything, but store nothing")
@@ -103,6 +118,14 @@ func parse(e *env, args []string) (s *settings, done bool, err error) {
 	s.cfg.Memory, s.cfg.ChunkSize, s.cfg.Rate, s.cfg.Stdin = int64(s.memory), int(s.chunkSize), int64(s.rate), e.stdin
 	if s.memory == 0 || s.chunkSize == 0 || s.chunkSize > 1<<30 {
 		return nil, false, cli.Usagef("--memory %v, --chunk-size %v: that is not possible", s.memory.String(), s.chunkSize.String())
+	}
+	switch s.format {
+	case "pxar2":
+		s.cfg.Trees.Format = archive.PXAR2
+	case "pxar1":
+		s.cfg.Trees.Format = archive.PXAR1
+	default:
+		return nil, false, cli.Usagef("--format %q: pxar2 and pxar1 are possible", s.format)
 	}
 	s.cfg.RetryFor = s.retryFor
 	if s.retryFor == 0 {
@@ -166,7 +189,7 @@ func (s *settings) parseFiles(args []string) error {
 	return nil
 }
 
-// stateDir is where change tokens are kept.
+// stateDir is where change tokens and notes are kept.
 func stateDir(e *env) (string, error) {
 	dir := e.getenv("XDG_STATE_HOME")
 	if !filepath.IsAbs(dir) { // as the specification wants it

@@ -24,6 +24,9 @@ type summary struct {
 	Compression float64 `json:"compression_ratio,omitempty"`
 	Seconds     float64 `json:"seconds"`
 	Failed      int     `json:"failed"` // files
+	Entries     int64   `json:"entries,omitempty"`
+	FilesRead   int64   `json:"files_read,omitempty"`
+	Problems    int64   `json:"problems,omitempty"`
 	Error       string  `json:"error,omitempty"`
 	Exit        int     `json:"exit"`
 
@@ -39,6 +42,9 @@ type fileSummary struct {
 	New       int64   `json:"chunks_new"`
 	Known     int64   `json:"chunks_known"`
 	NewBytes  int64   `json:"new_bytes"`
+	Entries   int64   `json:"entries,omitempty"`    // of an archive, at its first file: files and directories
+	FilesRead int64   `json:"files_read,omitempty"` // those of them that were read
+	Problems  int64   `json:"problems,omitempty"`   // those of which something is missing
 	Repeated  bool    `json:"repeated,omitempty"`
 	Unchanged bool    `json:"unchanged,omitempty"`
 	Seconds   float64 `json:"seconds"`
@@ -49,7 +55,7 @@ func newSummary(s *settings, files []backup.FileStatus, took time.Duration, err 
 	sum := &summary{Event: "summary", Snapshot: s.cfg.Snapshot.Path(), DryRun: s.cfg.DryRun, Seconds: seconds(took), took: took, Files: []fileSummary{}}
 	for _, f := range files {
 		row := fileSummary{Name: f.Name, Path: f.Path, Size: f.Done, Read: f.Read, Sent: f.Sent, New: f.New, Known: f.Known,
-			NewBytes: f.NewBytes, Repeated: f.Repeated, Unchanged: f.Unchanged, Seconds: seconds(f.Took)}
+			NewBytes: f.NewBytes, Repeated: f.Repeated, Unchanged: f.Unchanged, Entries: f.Entries, FilesRead: f.FilesRead, Problems: f.Problems, Seconds: seconds(f.Took)}
 		if f.Err != nil {
 			row.Error = f.Err.Error()
 			sum.Failed++
@@ -61,6 +67,9 @@ func newSummary(s *settings, files []backup.FileStatus, took time.Duration, err 
 		sum.New += row.New
 		sum.Known += row.Known
 		sum.NewBytes += row.NewBytes
+		sum.Entries += row.Entries
+		sum.FilesRead += row.FilesRead
+		sum.Problems += row.Problems
 	}
 	if sum.NewBytes > 0 {
 		sum.Dedup = ratio(sum.Size, sum.NewBytes)
@@ -71,7 +80,7 @@ func newSummary(s *settings, files []backup.FileStatus, took time.Duration, err 
 	switch {
 	case err != nil:
 		sum.Error, sum.Exit = err.Error(), cli.Failed
-	case sum.Failed > 0:
+	case sum.Failed > 0, sum.Problems > 0:
 		sum.Exit = cli.Partly
 	}
 	return sum

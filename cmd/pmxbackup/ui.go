@@ -51,7 +51,7 @@ func (u *plainUI) event(e backup.Event) {
 	if u.only && e.Kind == backup.FileFailed {
 		return
 	}
-	if line := describe(e); line != "" && (!u.quiet || e.Kind == backup.FileFailed || e.Kind == backup.Warning || e.Kind == backup.Repeated) {
+	if line := describe(e); line != "" && (!u.quiet || e.Kind == backup.FileFailed || e.Kind == backup.Warning || e.Kind == backup.Repeated || e.Kind == backup.Problem) {
 		fmt.Fprintf(u.stderr, "%s: %s\n", name, line)
 	}
 }
@@ -74,7 +74,7 @@ func (u *plainUI) end(sum *summary, err error) error {
 
 // ending is what the command ends with after a backup that was written.
 func ending(sum *summary) error {
-	if sum.Failed > 0 {
+	if sum.Exit == cli.Partly {
 		return errPartly
 	}
 	return nil
@@ -96,6 +96,8 @@ func describe(e backup.Event) string {
 		return fmt.Sprintf("%v; trying again", e.Err)
 	case backup.Resumed:
 		return "the connection is back; going on"
+	case backup.Problem, backup.Noted:
+		return fmt.Sprintf("%s: %v", e.File, e.Err)
 	case backup.Warning:
 		if e.File == "" {
 			return fmt.Sprintf("warning: %v", e.Err)
@@ -125,6 +127,9 @@ func printSummary(w io.Writer, sum *summary) {
 		case f.Repeated:
 			line += " (read again, every chunk sent)"
 		}
+		if f.Entries > 0 && f.Error == "" {
+			line += fmt.Sprintf("; %d entries, %d files read", f.Entries, f.FilesRead)
+		}
 		fmt.Fprintln(w, line)
 	}
 	n := len(sum.Files) - sum.Failed
@@ -146,6 +151,9 @@ func printSummary(w io.Writer, sum *summary) {
 	fmt.Fprintln(w, line)
 	if sum.Failed > 0 {
 		fmt.Fprintf(w, "%d left out\n", sum.Failed)
+	}
+	if sum.Problems > 0 {
+		fmt.Fprintf(w, "%d problems with files of archives\n", sum.Problems)
 	}
 }
 
@@ -172,7 +180,8 @@ type jsonEvent struct {
 }
 
 var eventNames = map[backup.EventKind]string{backup.Started: "started", backup.Unchanged: "unchanged", backup.Repeated: "repeated",
-	backup.Finished: "finished", backup.FileFailed: "failed", backup.Interrupted: "interrupted", backup.Resumed: "resumed", backup.Warning: "warning"}
+	backup.Finished: "finished", backup.FileFailed: "failed", backup.Interrupted: "interrupted", backup.Resumed: "resumed", backup.Warning: "warning",
+	backup.Problem: "problem", backup.Noted: "noted"}
 
 func (u *jsonUI) interval() time.Duration { return plainInterval }
 

@@ -27,6 +27,9 @@ type attempt struct {
 	source func() (source, error)
 	kept   bool // what is sent must be kept, since it cannot be read again
 
+	// before, if not nil, is waited for before the file is completed.
+	before func(ctx context.Context) error
+
 	pieces  chan *piece
 	next    *piece        // taken out of pieces, and not ready then
 	cutErr  error         // once pieces is closed
@@ -93,6 +96,9 @@ func (a *attempt) do(ctx context.Context, cut func(ctx context.Context) error) e
 		for range a.pieces { // those left finish by themselves
 		}
 		cutter.Wait()
+	}
+	if err == nil && a.before != nil {
+		err = a.before(ctx)
 	}
 	if err == nil {
 		err = a.finish(ctx)

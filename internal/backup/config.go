@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pmxfs/client"
+	"pmxfs/internal/archive"
 	"pmxfs/internal/blob"
 	"pmxfs/internal/chunker"
 	"pmxfs/internal/fault"
@@ -39,7 +40,8 @@ type File struct {
 	// files, unless they are empty. All others are streams, cut by content.
 	Name string
 
-	// Source is a path, or "-" for standard input.
+	// Source is a path, or "-" for standard input. A directory becomes an
+	// archive of a Name that ends in .pxar or .catar; see Trees.
 	Source string
 
 	// Size is how many bytes a source that does not know its own (standard
@@ -91,6 +93,8 @@ type Config struct {
 	// progress; zero stands for DefaultRetryFor, below zero it is not tried.
 	RetryFor time.Duration
 
+	Trees Trees // how directories become archives
+
 	ForceFull bool // send every chunk, whatever the store has
 	DryRun    bool // read, hash and look up, but write nothing
 
@@ -99,8 +103,11 @@ type Config struct {
 	// ChangeToken is the caller's word for the state of all sources: a file of
 	// which State remembers the same token is not read, but made from the index
 	// that it had then. Both must be set for that.
+	// Besides, State has the notes about archives of version 2.
 	ChangeToken string
 	State       *State
+
+	catalog bool // there are archives of version 1
 
 	// Event is called for what happens, one call at a time; it must not wait
 	// for the Run. Nil: nobody is told.
@@ -147,13 +154,18 @@ func (c *Config) checkFiles() error {
 	const op = "back up"
 	names, stdin := map[string]bool{}, false
 	for _, f := range c.Files {
-		if err := ref.CheckName(f.Name); err != nil {
-			return err
+		for _, part := range f.expand(c.Trees) {
+			if err := ref.CheckName(part.Name); err != nil {
+				return err
+			}
+			if names[part.Name] {
+				return fault.Newf(fault.Invalid, op, part.Name, "the name is given twice")
+			}
+			names[part.Name] = true
 		}
-		if names[f.Name] {
-			return fault.Newf(fault.Invalid, op, f.Name, "the name is given twice")
+		if f.isTree() && f.format(c.Trees) == archive.PXAR1 {
+			c.catalog = true
 		}
-		names[f.Name] = true
 		if f.Source == "-" {
 			if stdin {
 				return fault.Newf(fault.Invalid, op, f.Name, "standard input can be the source of one file only")
@@ -166,6 +178,9 @@ func (c *Config) checkFiles() error {
 		if !f.Fixed() && (!chunker.ValidAverage(c.ChunkSize) || c.ChunkSize < minAverage) {
 			return fault.Newf(fault.Invalid, op, f.Name, "chunks of %d bytes on average: a power of two from %d to %d is possible", c.ChunkSize, minAverage, chunker.MaxAverage)
 		}
+	}
+	if c.catalog && names[CatalogName] {
+		return fault.Newf(fault.Invalid, op, CatalogName, "archives of version 1 have a file of that name beside them")
 	}
 	return nil
 }
@@ -207,7 +222,7 @@ func (c *Config) blobSize() int64 {
 // WindowFor returns the client's MaxUploads, in bytes, for a backup of files.
 func WindowFor(files []File) int64 {
 	for _, f := range files {
-		if f.Source == "-" {
+		if f.Source == "-" || f.isTree() {
 			return StreamWindow
 		}
 	}
@@ -218,9 +233,31 @@ func WindowFor(files []File) int64 {
 // again, all that may still be lost.
 func (c *Config) retained() int64 {
 	for _, f := range c.Files {
-		if f.Source == "-" {
+		if f.Source == "-" || f.isTree() {
 			return 2*c.Window + c.largest()
 		}
+	}
+	return 0
+}
+
+// treeReaders is how many files a tree counts for: it may be cutting as many
+// chunks at once. A catalog's are small.
+const treeReaders = 2
+
+// leastPieces is what pieces must have at least, so that no two cutters wait for
+// each other.
+func (c *Config) leastPieces() int64 {
+	for _, f := range c.Files {
+		if f.isTree() {
+			return treeReaders*c.largest() + c.catalogPiece()
+		}
+	}
+	return c.largest()
+}
+
+func (c *Config) catalogPiece() int64 {
+	if c.catalog {
+		return 4 * catalogAverage
 	}
 	return 0
 }
@@ -229,16 +266,16 @@ func (c *Config) retained() int64 {
 // known, and which were written.
 func (c *Config) indexMemory() int64 { return c.Memory / 8 }
 
-// checkMemory lowers the number of workers until half of the memory is left for
+// checkMemory lowers the number of workers until enough of the memory is left for
 // what they work on.
 func (c *Config) checkMemory() error {
-	least := c.perWorker() + 2*c.largest() + c.retained()
+	least := c.perWorker() + max(2*c.largest(), c.leastPieces()*4/3) + c.retained()
 	least += least / 7
 	if c.Memory < least {
 		return fault.Newf(fault.Invalid, "back up", "", "%d MiB of memory are too few for chunks of up to %d KiB: at least %d MiB are needed",
 			c.Memory>>20, c.largest()>>10, (least+1<<20-1)>>20)
 	}
-	for c.Workers > 1 && c.pieceMemory() < c.Memory/3 {
+	for c.Workers > 1 && c.pieceMemory() < max(c.Memory/4, c.leastPieces()) {
 		c.Workers--
 	}
 	return nil
@@ -256,7 +293,5 @@ func (c *Config) pieceMemory() int64 {
 const maxReaders = 8
 
 func (c *Config) readers() int {
-	return int(max(1, min(maxReaders, c.pieceMemory()/c.largest())))
+	return int(max(1, min(maxReaders, (c.pieceMemory()-c.catalogPiece())/c.largest())))
 }
-
-func (c *Config) chunkSize32() uint32 { return uint32(c.ChunkSize) }

@@ -68,7 +68,7 @@ func (a *attempt) setStream(s *client.Stream, e *epoch) {
 // create begins the file. After a break the server may not have noticed yet that
 // the snapshot's last connection is gone; it says Busy then.
 func (a *attempt) create(ctx context.Context, e *epoch) (*client.Stream, error) {
-	spec := client.FileSpec{Name: a.f.Name, Dynamic: !a.fixed, Raw: !a.f.isArchive(), ChunkSize: a.r.cfg.chunkSize32(), Size: a.size}
+	spec := client.FileSpec{Name: a.f.Name, Dynamic: !a.fixed, Raw: !a.f.isArchive(), ChunkSize: uint32(a.f.averageSize()), Size: a.size}
 	begin, pause := time.Now(), firstPause
 	for {
 		s, err := e.backup.Create(ctx, spec)

@@ -14,7 +14,9 @@ import (
 type file struct {
 	File
 	r        *Run
-	fixed    bool // an empty disk is not
+	tree     *tree // that it is made with; nil: it has a source of its own
+	average  int   // bytes of its chunks, if not the run's
+	fixed    bool  // an empty disk is not
 	progress counters
 	path     atomic.Pointer[string]
 
@@ -31,10 +33,27 @@ func (f *file) run(ctx context.Context) {
 		f.fail(err)
 		return
 	}
-	f.progress.begin.Store(time.Now().UnixNano())
-	f.progress.state.Store(int32(Working))
+	f.begin()
 	a, err := f.write(ctx)
 	f.r.readers.Release(1)
+	f.end(ctx, a, err)
+}
+
+// averageSize is how many bytes a chunk has, on average in a stream.
+func (f *file) averageSize() int {
+	if f.average > 0 {
+		return f.average
+	}
+	return f.r.cfg.ChunkSize
+}
+
+func (f *file) begin() {
+	f.progress.begin.Store(time.Now().UnixNano())
+	f.progress.state.Store(int32(Working))
+}
+
+// end keeps a file complete that was written, unless err is why it was not.
+func (f *file) end(ctx context.Context, a *attempt, err error) {
 	f.progress.end.Store(time.Now().UnixNano())
 	if err != nil {
 		f.fail(err)
@@ -55,6 +74,9 @@ func (f *file) run(ctx context.Context) {
 				case <-f.r.over: // it was committed after all
 				default:
 					f.fail(err)
+					if f.tree != nil {
+						f.r.giveUp(err)
+					}
 				}
 				return
 			}

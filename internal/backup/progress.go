@@ -18,6 +18,8 @@ const (
 	Interrupted                  // the connection broke, for the reason Err; it is tried again
 	Resumed                      // the connection is back, and the backup goes on
 	Warning                      // something is not as it should be and does no harm: Err
+	Problem                      // a file of an archive is missing, or not as it was: Err
+	Noted                        // something about a file of an archive that is good to know: Err
 )
 
 // An Event is something that people may want to know.
@@ -35,6 +37,8 @@ type counters struct {
 	Sent                atomic.Int64 // bytes of uploads
 	New, Known          atomic.Int64 // chunks
 	NewBytes, Zeros     atomic.Int64 // plain bytes of new chunks; of chunks of zeros
+	Entries, FilesRead  atomic.Int64 // of an archive
+	Problems            atomic.Int64
 	state               atomic.Int32
 	begin, end          atomic.Int64 // unix nanoseconds
 	repeated, unchanged atomic.Bool
@@ -63,6 +67,9 @@ func (c *counters) restart() {
 	c.Known.Store(0)
 	c.NewBytes.Store(0)
 	c.Zeros.Store(0)
+	c.Entries.Store(0)
+	c.FilesRead.Store(0)
+	c.Problems.Store(0)
 }
 
 // A FileState is how far a file is.
@@ -92,6 +99,9 @@ type FileStatus struct {
 	Zeros     int64 // bytes of chunks that are all zeros
 	Repeated  bool  // it was read again, with all chunks sent
 	Unchanged bool  // it was not read, but made from its last index
+	Entries   int64 // of an archive, at its first file: files and directories in it
+	FilesRead int64 // those of them whose content was read
+	Problems  int64 // those of which something is missing
 	Begin     time.Time
 	Took      time.Duration // so far
 }
@@ -100,7 +110,8 @@ func (f *file) status() FileStatus {
 	c := &f.progress
 	s := FileStatus{Name: f.Name, State: FileState(c.state.Load()), Size: c.Size.Load(), Done: c.Done.Load(), Read: c.Read.Load(),
 		Sent: c.Sent.Load(), New: c.New.Load(), NewBytes: c.NewBytes.Load(), Known: c.Known.Load(), Zeros: c.Zeros.Load(),
-		Repeated: c.repeated.Load(), Unchanged: c.unchanged.Load()}
+		Repeated: c.repeated.Load(), Unchanged: c.unchanged.Load(), Entries: c.Entries.Load(), FilesRead: c.FilesRead.Load(),
+		Problems: c.Problems.Load()}
 	if p := f.path.Load(); p != nil {
 		s.Path = *p
 	}

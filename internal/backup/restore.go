@@ -114,6 +114,9 @@ func (a *attempt) again(off uint64, en entry) ([]byte, error) {
 	if en.digest == index.ZeroDigest(int(en.size)) {
 		return a.r.zeros(int(en.size)), nil
 	}
+	if a.f.tree != nil {
+		return nil, lostForGood(a.f, en, off)
+	}
 	src, err := a.source()
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 type Run struct {
 	cfg   Config
 	files []*file
+	trees []*tree
 
 	browse, blobs, control bool // what the server can do
 	hold                   bool // all files become visible together
@@ -38,7 +39,8 @@ type Run struct {
 	changed chan struct{} // has one when a file's state is another
 	telling sync.Mutex    // held while an event is told
 
-	mu sync.Mutex // guards the files' states
+	mu    sync.Mutex // guards the files' states and fatal
+	fatal error      // why nothing may be committed
 }
 
 // New prepares a backup. Nothing is read or sent yet. Errors: invalid.
@@ -56,11 +58,31 @@ func New(cfg Config) (*Run, error) {
 	r.session = newSession(r)
 	r.last = &lastBackups{r: r}
 	for _, f := range cfg.Files {
-		f := &file{File: f, r: r}
-		f.progress.Size.Store(-1)
-		r.files = append(r.files, f)
+		if !f.isTree() {
+			r.addFile(f, nil)
+		} else if err := r.addTree(f); err != nil {
+			return nil, err
+		}
 	}
 	return r, nil
+}
+
+func (r *Run) addFile(given File, t *tree) *file {
+	f := &file{File: given, r: r, tree: t}
+	f.progress.Size.Store(-1)
+	r.files = append(r.files, f)
+	return f
+}
+
+// giveUp ends the run: part of what belongs together is complete, and the other
+// will not be.
+func (r *Run) giveUp(err error) {
+	r.mu.Lock()
+	if r.fatal == nil {
+		r.fatal = err
+	}
+	r.mu.Unlock()
+	r.poke()
 }
 
 // Do writes the backup. When it returns nil, all files that did not fail are
@@ -76,7 +98,12 @@ func (r *Run) Do(ctx context.Context) error {
 	}
 	workers.Go(func() { r.askStore(inner) })
 	for _, f := range r.files {
-		files.Go(func() { f.run(inner) })
+		if f.tree == nil {
+			files.Go(func() { f.run(inner) })
+		}
+	}
+	for _, t := range r.trees {
+		files.Go(func() { t.run(inner) })
 	}
 	err := r.coordinate(ctx)
 	if err != nil {
@@ -89,6 +116,7 @@ func (r *Run) Do(ctx context.Context) error {
 	workers.Wait()
 	if err != nil {
 		r.undo()
+		r.forget()
 		return err
 	}
 	r.remember()
@@ -120,6 +148,7 @@ func (r *Run) gather(ctx context.Context) (*epoch, error) {
 		waiting, complete := 0, 0
 		var first error
 		r.mu.Lock()
+		fatal := r.fatal
 		for _, f := range r.files {
 			switch {
 			case f.err != nil:
@@ -134,6 +163,8 @@ func (r *Run) gather(ctx context.Context) (*epoch, error) {
 		}
 		r.mu.Unlock()
 		switch {
+		case fatal != nil:
+			return nil, fatal
 		case waiting == 0 && complete == 0:
 			if ctx.Err() != nil {
 				first = ctx.Err()

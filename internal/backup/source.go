@@ -87,7 +87,7 @@ func sourceOf(f File, in *os.File) (source, error) {
 		}
 		return newFileSource(in, name, owned, base, max(0, info.Size()-base), regularSize), nil
 	case mode.IsDir():
-		return nil, unusable(name, "it is a directory; a file, a block device or standard input can be backed up ('tar -c %s | pmxbackup ... NAME.tar:-')", name)
+		return nil, unusable(name, "it is a directory: its NAME must end in .pxar or .catar (%s:%s)", "NAME.pxar", name)
 	case mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0:
 		size, err := deviceSize(in)
 		if err != nil {

@@ -17,7 +17,7 @@ func (f *file) lastIndex(ctx context.Context) *index.Index {
 		return nil
 	}
 	rec, ok := r.cfg.State.load(r.cfg.Snapshot.Group, f.Name)
-	if !ok || rec.Token != r.cfg.ChangeToken || rec.Source != f.Source {
+	if !ok || rec.Token != r.cfg.ChangeToken || rec.Source != f.sourceKey() {
 		return nil
 	}
 	snap, err := ref.ParseSnapshot(rec.Snapshot)
@@ -32,6 +32,9 @@ func (f *file) lastIndex(ctx context.Context) *index.Index {
 		return nil
 	}
 	if x.Csum() != rec.Csum || x.Size() != rec.Size {
+		return nil
+	}
+	if f.tree != nil && !x.Dynamic() {
 		return nil
 	}
 	if x.Dynamic() == f.Fixed() && x.Size() > 0 || !x.Dynamic() && x.ChunkSize() != uint64(r.cfg.ChunkSize) {
@@ -64,19 +67,42 @@ func (f *file) fromIndex(ctx context.Context, x *index.Index, source func() (sou
 	})
 }
 
-// remember saves the change tokens of the files that were committed.
+// remember saves the notes and change tokens of the files that were committed.
 func (r *Run) remember() {
-	if r.cfg.State == nil || r.cfg.ChangeToken == "" || r.cfg.DryRun {
+	if r.cfg.State == nil || r.cfg.DryRun {
+		return
+	}
+	for _, t := range r.trees {
+		for _, a := range t.archives {
+			if a.notes == nil || a.meta.err != nil || a.meta.done == nil {
+				continue
+			}
+			if err := a.notes.save(a.meta.done.csum()); err != nil {
+				r.event(Event{Kind: Warning, File: a.name, Err: err})
+			}
+		}
+	}
+	r.forget()
+	if r.cfg.ChangeToken == "" {
 		return
 	}
 	for _, f := range r.files {
 		if f.err != nil || f.done == nil {
 			continue
 		}
-		err := r.cfg.State.save(r.cfg.Snapshot.Group, record{Name: f.Name, Source: f.Source, Snapshot: r.cfg.Snapshot.Path(),
+		err := r.cfg.State.save(r.cfg.Snapshot.Group, record{Name: f.Name, Source: f.sourceKey(), Snapshot: r.cfg.Snapshot.Path(),
 			Stored: f.done.stored(), Csum: f.done.csum(), Size: f.done.off, Token: r.cfg.ChangeToken})
 		if err != nil {
 			r.event(Event{Kind: Warning, File: f.Name, Err: err})
+		}
+	}
+}
+
+// forget drops the notes that were not saved.
+func (r *Run) forget() {
+	for _, t := range r.trees {
+		for _, a := range t.archives {
+			a.notes.drop()
 		}
 	}
 }
