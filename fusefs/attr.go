@@ -16,9 +16,15 @@ const (
 	briefly = tree.Fresh           // what is not
 )
 
-func valid(immutable bool) time.Duration {
+// valid returns how long the kernel may take n's name or attributes for true. A
+// link that may change is asked for each time: whoever saw a backup end must not
+// be led to the one before.
+func valid(n tree.Node, immutable bool) time.Duration {
 	if immutable {
 		return forever
+	}
+	if _, ok := n.(tree.Link); ok {
+		return 0
 	}
 	return briefly
 }
@@ -114,7 +120,7 @@ func (s *Server) getattr(r *fuse.GetattrRequest) {
 		s.fail(s.ctx, r, "stat", err)
 		return
 	}
-	v := valid(a.Immutable)
+	v := valid(n.Node, a.Immutable)
 	b := make([]byte, 0, attrOutSize)
 	b = binary.NativeEndian.AppendUint64(b, seconds(v))
 	b = binary.NativeEndian.AppendUint32(b, nanoseconds(v))

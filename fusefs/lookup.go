@@ -40,23 +40,22 @@ func (s *Server) found(ctx context.Context, r *fuse.LookupRequest, parent node, 
 	if err == nil {
 		a, err = n.Attr(ctx)
 	}
-	v := valid(parent.immutable)
+	v, av := valid(n, parent.immutable), valid(n, a.Immutable)
 	switch {
 	case err == nil:
 		id := s.nodes.add(n, a, parent.Ino())
-		s.entry(r, id, v, a)
+		s.entry(r, id, v, av, a)
 	case parent.immutable && fault.KindOf(err) == fault.NotFound:
 		// No id: the kernel keeps in mind that there is nothing.
-		s.entry(r, 0, v, tree.Attr{})
+		s.entry(r, 0, v, 0, tree.Attr{})
 	default:
 		s.fail(ctx, r, "look up "+r.Name, err)
 	}
 }
 
-// entry answers with a name's id, for how long it is the name's, and attributes.
-func (s *Server) entry(r *fuse.LookupRequest, id fuse.NodeID, v time.Duration, a tree.Attr) {
+// entry answers with a name's id, attributes, and for how long each are true.
+func (s *Server) entry(r *fuse.LookupRequest, id fuse.NodeID, v, av time.Duration, a tree.Attr) {
 	e := binary.NativeEndian
-	av := valid(a.Immutable)
 	b := make([]byte, 0, entryOutSize)
 	b = e.AppendUint64(b, uint64(id))
 	b = e.AppendUint64(b, 0) // generation
