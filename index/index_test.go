@@ -357,6 +357,22 @@ func BenchmarkParse16TiB(b *testing.B) {
 	}
 }
 
+func BenchmarkFindFixed(b *testing.B) {
+	const chunks = 100_000
+	file := make([]byte, HeaderSize+chunks*FixedEntrySize)
+	for i := range chunks {
+		binary.LittleEndian.PutUint64(file[HeaderSize+i*FixedEntrySize:], uint64(i+1))
+	}
+	Header{Size: chunks << 22, ChunkSize: 4 << 20, Csum: Sum(file[HeaderSize:])}.Append(file[:0])
+	x := mustParse(b, file)
+	b.ReportAllocs()
+	var off uint64
+	for b.Loop() {
+		off = (off + 7919777) % x.Size()
+		x.Find(off)
+	}
+}
+
 func BenchmarkFindDynamic(b *testing.B) {
 	ends := make([]uint64, 100_000)
 	for i := range ends {

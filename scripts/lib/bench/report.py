@@ -17,7 +17,7 @@ def machine(versions, rounds, quick):
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     return {"date": time.strftime("%Y-%m-%d"), "commit": commit, "cpu": model.group(1) if model else "unknown", "cores": os.cpu_count(),
             "memory_gib": round(memory, 1), "kernel": os.uname().release, "load_before": round(os.getloadavg()[0], 2), "rounds": rounds, "quick": quick,
-            "command": "scripts/bench" + (" --quick" if quick else ""), "peers": versions}
+            "data": "small, as --quick has it" if quick else "full", "peers": versions}
 
 
 def write_json(path, info, table):
@@ -49,5 +49,6 @@ def replace_between(text, middle):
 def describe(info):
     """The machine and the run, as sentences."""
     peers = "; ".join(f"{name}: {version}" for name, version in info["peers"].items()) or "none"
+    quick = " **Made with --quick: small disks, which say little.**" if info["quick"] else ""
     return (f"Commit {info['commit']}, {info['date']}. {info['cores']} cores of {info['cpu']}, {info['memory_gib']} GiB of memory, Linux {info['kernel']}. "
-            f"Medians of {info['rounds']} round(s); the load average before was {info['load_before']}. Peers: {peers}.")
+            f"Medians of {info['rounds']} round(s); the load average before was {info['load_before']}. Peers: {peers}.{quick}")
