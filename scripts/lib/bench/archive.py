@@ -42,7 +42,7 @@ def archive(b):
                 same(tree, target)
     b.scratch("tree-restored")
     for t in tools:
-        sh(["rm", "-rf", t.repo])
+        t.discard()
     million(b)
 
 

@@ -51,7 +51,7 @@ def first(b):
             add("backup", "first backup, CPU", "CPU s", t.name, m["cpu"])
             add("backup", "first backup, peak RSS", "MB", t.name, m["rss"], Goal(value=200))
             add("backup", "store after it", "MB", t.name, t.store_bytes() / 1e6, Goal(1.1, peer="borg"))
-    sh(["rm", "-rf", plain.repo])
+    plain.discard()
     b.table.copy_peers("backup", "first backup, cold source", "first backup, built without cgo", "s")
 
 
@@ -82,7 +82,7 @@ def unchanged(b):
         b.table.add("backup", "unchanged, with a change token", "s", OURS, m["wall"], Goal(value=0.2))
         b.table.add("backup", "unchanged, with a change token: source opened", "yes or no", OURS, int(source.seen), Goal(value=0))
         b.table.add("backup", "unchanged, with a change token: source read", "bytes", OURS, summary["read"], Goal(value=0))
-    sh(["rm", "-rf", t.repo])
+    t.discard()
 
 
 class Opens:
@@ -140,7 +140,7 @@ def sparse(b):
         b.table.add("backup", "the data alone", "s", OURS, took[alone]["wall"])
         b.table.add("backup", "more for the sparse disk", "s", OURS, took[wide]["wall"] - took[alone]["wall"], Goal(value=2))
         b.table.add("backup", "more for the sparse disk, peak RSS", "MB", OURS, took[wide]["rss"] - took[alone]["rss"], Goal(value=20))
-    sh(["rm", "-rf", t.repo])
+    t.discard()
 
 
 def four(b):
@@ -160,4 +160,4 @@ def four(b):
         b.table.add("backup", "four disks at once", "s", OURS, at_once["wall"], Goal(1.05, row="four disks one after another"))
         b.table.add("backup", "four disks one after another, peak RSS", "MB", OURS, max(m["rss"] for m in one))
         b.table.add("backup", "four disks at once, peak RSS", "MB", OURS, at_once["rss"], Goal(row="four disks one after another, peak RSS", plus=20))
-    sh(["rm", "-rf", t.repo])
+    t.discard()

@@ -57,9 +57,10 @@ def say(text):
     print(text, flush=True)
 
 
-def opened(t, n=1, tree=False):
-    """Mounts cold; returns the seconds to the first listing and to the first byte of the disk (None for a tree)."""
-    cold()
+def opened(t, n=1, tree=False, drop=True):
+    """Mounts, cold if drop; returns the seconds to the first listing and to the first byte of the disk (None for a tree)."""
+    if drop:
+        cold()
     begin = time.monotonic()
     t.mount(n, tree)
     os.listdir(t.mnt)

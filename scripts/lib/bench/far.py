@@ -33,7 +33,7 @@ def far(b):
             with b.attempt("far", t), Served(t.repo) as store, Link(store.address, f"{b.work}/far.sock", rtt) as link:
                 t.served = link.address
                 one_link(b, t, rtt, seconds)
-    sh(["rm", "-rf", t.repo])
+    t.discard()
 
 
 def one_link(b, t, rtt, seconds):

@@ -45,6 +45,7 @@ def writers(b):
             b.table.add("writers", "companions' rate meanwhile, all together", "MB/s", OURS, size * COMPANIONS / 1e6 / took)
             b.table.add("writers", "peak RSS of the mount", "MB", OURS, t.usage()[1], Goal(value=400))
             t.unmount()
+    t.discard()
 
 
 def companions(t, sources):
