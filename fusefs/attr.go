@@ -120,7 +120,7 @@ func (s *Server) getattr(r *fuse.GetattrRequest) {
 		s.fail(s.ctx, r, "stat", err)
 		return
 	}
-	v := valid(n.Node, a.Immutable)
+	v := valid(n.Node, a.Immutable && !a.Brief)
 	b := make([]byte, 0, attrOutSize)
 	b = binary.NativeEndian.AppendUint64(b, seconds(v))
 	b = binary.NativeEndian.AppendUint32(b, nanoseconds(v))

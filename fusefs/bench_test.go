@@ -76,7 +76,7 @@ func BenchmarkList(b *testing.B) {
 		d.byName = make(map[string]tree.Node, 100000)
 		d.names = numbers(100000)
 		for i := range 100000 {
-			e := d.names.Entry(i)
+			e := numbers(100000).entry(i)
 			d.byName[e.Name] = newFile(e.Ino, 1)
 		}
 		m := mountTree(b, Config{Root: newDir(1, child{"d", d}), NoXattr: true}, MountOptions{})

@@ -136,16 +136,25 @@ type memListing struct {
 	immutable bool
 }
 
-func (l memListing) Len() int               { return len(l.entries) }
-func (l memListing) Entry(i int) tree.Entry { return l.entries[i] }
-func (l memListing) Immutable() bool        { return l.immutable }
-func (l memListing) Generation() uint64     { return 0 }
+func (l memListing) Waits() bool        { return false }
+func (l memListing) Immutable() bool    { return l.immutable }
+func (l memListing) Generation() uint64 { return 0 }
+func (l memListing) Walk(_ context.Context, i int, each func(tree.Entry) bool) error {
+	for ; i < len(l.entries) && each(l.entries[i]); i++ {
+	}
+	return nil
+}
 
 // A numbers is a listing of that many files, made up as they are asked for.
 type numbers int
 
-func (n numbers) Len() int { return int(n) }
-func (n numbers) Entry(i int) tree.Entry {
+func (n numbers) Waits() bool { return false }
+func (n numbers) Walk(_ context.Context, i int, each func(tree.Entry) bool) error {
+	for ; i < int(n) && each(n.entry(i)); i++ {
+	}
+	return nil
+}
+func (n numbers) entry(i int) tree.Entry {
 	return tree.Entry{Name: "file-" + strconv.Itoa(i), Ino: uint64(1000 + i), Type: syscall.DT_REG}
 }
 func (n numbers) Immutable() bool    { return true }
@@ -274,6 +283,8 @@ func (f *memXattrFile) Xattr(_ context.Context, name string) ([]byte, error) {
 	}
 	return nil, fault.New(fault.NotFound, "get", name, fs.ErrNotExist)
 }
+
+func (f *memXattrFile) HasXattrs() bool { return true }
 
 func (f *memXattrFile) ListXattr(context.Context) ([]string, error) {
 	var names []string

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -52,7 +53,8 @@ func (t *handles) open(id fuse.NodeID) bool {
 // was answered.
 func (t *handles) release(id fuse.HandleID) {
 	t.mu.Lock()
-	f, ok := t.m[id].(*fileHandle)
+	h := t.m[id]
+	f, ok := h.(*fileHandle)
 	delete(t.m, id)
 	if ok {
 		if t.opens[f.id]--; t.opens[f.id] == 0 {
@@ -62,6 +64,9 @@ func (t *handles) release(id fuse.HandleID) {
 	t.mu.Unlock()
 	if ok {
 		f.drop()
+	}
+	if d, ok := h.(*dirHandle); ok {
+		d.set(nil)
 	}
 }
 
@@ -111,4 +116,15 @@ type dirHandle struct {
 	parent uint64
 	mu     sync.Mutex
 	list   tree.Listing // nil until it is asked for
+}
+
+// set has the directory read from list, and closes the listing before it.
+func (h *dirHandle) set(list tree.Listing) {
+	h.mu.Lock()
+	old := h.list
+	h.list = list
+	h.mu.Unlock()
+	if c, ok := old.(io.Closer); ok {
+		c.Close()
+	}
 }

@@ -13,6 +13,10 @@ import (
 // direntSize is the size of a fuse_dirent without its name, in bytes.
 const direntSize = 24
 
+// maxName is the longest name that the kernel takes: one that is longer makes
+// it refuse the whole reply. No file system has names of over 255 bytes.
+const maxName = 1024
+
 // readdir answers READDIR. The listing is asked for when reading begins; a
 // reader that starts again gets a new one. What is sent is encoded a reply at a
 // time, and an offset is a position in the listing: nothing is kept per open
@@ -26,43 +30,54 @@ func (s *Server) readdir(r *fuse.ReadRequest) {
 	h.mu.Lock()
 	list := h.list
 	h.mu.Unlock()
-	if list != nil && (r.Offset > 0 || list.Immutable()) {
-		s.entries(r, h, list)
+	known := list != nil && (r.Offset > 0 || list.Immutable())
+	if known && !list.Waits() {
+		s.entries(s.ctx, r, h, list)
 		return
 	}
 	s.wait(r, s.others, func(ctx context.Context) {
-		list, err := h.dir.List(ctx)
-		if err != nil {
-			s.fail(ctx, r, "list", err)
-			return
+		if !known {
+			var err error
+			if list, err = h.dir.List(ctx); err != nil {
+				s.fail(ctx, r, "list", err)
+				return
+			}
+			h.set(list)
 		}
-		h.mu.Lock()
-		h.list = list
-		h.mu.Unlock()
-		s.entries(r, h, list)
+		s.entries(ctx, r, h, list)
 	})
 }
 
 // entries answers with as many entries from r.Offset on as there is room for.
-// Positions 0 and 1 are "." and "..", which the kernel does not add itself.
-func (s *Server) entries(r *fuse.ReadRequest, h *dirHandle, list tree.Listing) {
+// Positions 0 and 1 are "." and "..", which the kernel does not add itself. What
+// ends the listing before its time is the answer to who asks for more.
+func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, h *dirHandle, list tree.Listing) {
 	size := min(r.Size, maxRead)
 	b := make([]byte, 0, size)
-	n := int64(list.Len()) + 2
-	for i := max(r.Offset, 0); i < n; i++ {
-		var e tree.Entry
-		switch i {
-		case 0:
-			e = tree.Entry{Name: ".", Ino: h.dir.Ino(), Type: syscall.DT_DIR}
-		case 1:
-			e = tree.Entry{Name: "..", Ino: h.parent, Type: syscall.DT_DIR}
-		default:
-			e = list.Entry(int(i - 2))
+	i := max(r.Offset, 0)
+	add := func(e tree.Entry) bool {
+		if len(e.Name) > maxName {
+			i++
+			return true
 		}
 		if len(b)+direntSize+(len(e.Name)+7)&^7 > size {
-			break
+			return false
 		}
-		b = appendDirent(b, e, uint64(i+1))
+		i++
+		b = appendDirent(b, e, uint64(i))
+		return true
+	}
+	if i == 0 {
+		add(tree.Entry{Name: ".", Ino: h.dir.Ino(), Type: syscall.DT_DIR})
+	}
+	if i == 1 {
+		add(tree.Entry{Name: "..", Ino: h.parent, Type: syscall.DT_DIR})
+	}
+	if i >= 2 {
+		if err := list.Walk(ctx, int(i-2), add); err != nil && len(b) == 0 {
+			s.fail(ctx, r, "list", err)
+			return
+		}
 	}
 	r.Respond(&fuse.ReadResponse{Data: b})
 }

@@ -66,7 +66,7 @@ func (s *Server) xattrs(r fuse.Request, id fuse.NodeID) tree.Xattrs {
 		r.RespondError(syscall.ESTALE)
 		return nil
 	}
-	if x, ok := n.Node.(tree.Xattrs); ok {
+	if x, ok := n.Node.(tree.Xattrs); ok && x.HasXattrs() {
 		return x
 	}
 	switch r := r.(type) {

@@ -1,5 +1,6 @@
 // Pmxmount mounts a store of backups as a directory: disks as raw files to copy
-// from or to loop-mount, configurations and archives as they were backed up.
+// from or to loop-mount, configurations as they were backed up, and archives as
+// directories.
 //
 //	pmxmount REPO MOUNTPOINT [-o OPTIONS] [FLAGS]
 //

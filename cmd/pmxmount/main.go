@@ -20,6 +20,8 @@ unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH.
 Below MOUNTPOINT is a directory for each backup, with its files in it:
   vm/100/2026-11-23T07:04:44Z/drive-scsi0.img
   vm/100/latest -> 2026-11-23T07:04:44Z
+  host/web1/latest/root.pxar    an archive of files, as stored
+  host/web1/latest/root/        what is in it, with owners, times, ACLs and all
 New backups appear within a second. The file .stats says what the mount did so far; .control
 leads to the mount's connection, for 'pmxbackup -r unix:MOUNTPOINT/.control'.
 

@@ -127,7 +127,7 @@ func mountError(err error, said string) error {
 // serve serves the mount until it is unmounted, or a signal ends it.
 func (m *live) serve(s *settings, repo *repository, status *status, logger *slog.Logger, signals <-chan os.Signal) error {
 	server, err := fusefs.New(m.conn, fusefs.Config{
-		Root: repo.root, Space: repo.space, Owner: s.owner, NoPush: s.noPush, NoXattr: true, Log: logger,
+		Root: repo.root, Space: repo.space, Owner: s.owner, NoPush: s.noPush, Log: logger,
 	})
 	if err != nil {
 		m.conn.Close()

@@ -66,10 +66,14 @@ func (r *namespaceRoot) List(ctx context.Context) (tree.Listing, error) {
 		return nil, err
 	}
 	l := namespaceListing{}
-	for i := range all.Len() {
-		if e := all.Entry(i); special(e.Name) {
+	err = all.Walk(ctx, 0, func(e tree.Entry) bool {
+		if special(e.Name) {
 			l.specials = append(l.specials, e)
 		}
+		return true
+	})
+	if err != nil {
+		return nil, err
 	}
 	l.Listing, err = r.Dir.List(ctx)
 	return l, err
@@ -81,11 +85,12 @@ type namespaceListing struct {
 	specials []tree.Entry
 }
 
-func (l namespaceListing) Len() int { return l.Listing.Len() + len(l.specials) }
-
-func (l namespaceListing) Entry(i int) tree.Entry {
-	if i < len(l.specials) {
-		return l.specials[i]
+// Walk implements tree.Listing.
+func (l namespaceListing) Walk(ctx context.Context, i int, each func(tree.Entry) bool) error {
+	for ; i < len(l.specials); i++ {
+		if !each(l.specials[i]) {
+			return nil
+		}
 	}
-	return l.Listing.Entry(i - len(l.specials))
+	return l.Listing.Walk(ctx, i-len(l.specials), each)
 }

@@ -52,8 +52,12 @@ type entries struct {
 	names []string
 }
 
-func (e entries) Len() int               { return len(e.names) }
-func (e entries) Entry(i int) tree.Entry { return tree.Entry{Name: e.names[i]} }
+func (e entries) Waits() bool { return false }
+func (e entries) Walk(_ context.Context, i int, each func(tree.Entry) bool) error {
+	for ; i < len(e.names) && each(tree.Entry{Name: e.names[i]}); i++ {
+	}
+	return nil
+}
 
 // The mount of a namespace shows what is in it, and the root's own files.
 func TestNamespace(t *testing.T) {
@@ -73,8 +77,12 @@ func TestNamespace(t *testing.T) {
 			t.Fatal(err)
 		}
 		var names []string
-		for i := range list.Len() {
-			name := list.Entry(i).Name
+		all, err := tree.Entries(t.Context(), list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range all {
+			name := e.Name
 			names = append(names, name)
 			if _, err := dir.Lookup(t.Context(), name); err != nil {
 				t.Errorf("%s: %v", c.namespace, err)

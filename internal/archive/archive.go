@@ -53,16 +53,11 @@ func Open(ctx context.Context, meta Stream, payload *Stream) (*Archive, error) {
 	if err := meta.readFull(ctx, head[:], 0); err != nil {
 		return nil, err
 	}
-	pxar, catar := pxarDialect(), catarDialect()
-	pk, _ := pxar.header(head[:])
-	ck, _ := catar.header(head[:])
-	switch {
-	case pk == kindVersion:
-		a.d, a.format = pxar, PXAR2
-	case pk == kindEntry || pk == kindEntryV1:
-		a.d, a.format = pxar, PXAR1
-	case ck == kindEntry:
-		a.d, a.format = catar, CATAR
+	switch a.format = Detect(head[:]); a.format {
+	case PXAR1, PXAR2:
+		a.d = pxarDialect()
+	case CATAR:
+		a.d = catarDialect()
 	default:
 		return nil, corrupt(0, "this is no archive of a known format")
 	}
@@ -89,6 +84,28 @@ func Open(ctx context.Context, meta Stream, payload *Stream) (*Archive, error) {
 		return nil, corrupt(a.root.Pos, "the root is no directory")
 	}
 	return a, nil
+}
+
+// DetectSize is how many bytes of an archive Detect looks at.
+const DetectSize = headerSize
+
+// Detect tells the format of the archive that begins with these bytes, or
+// Unknown if none does, or if there are fewer than DetectSize.
+func Detect(head []byte) Format {
+	if len(head) < DetectSize {
+		return Unknown
+	}
+	pk, _ := pxarDialect().header(head)
+	ck, _ := catarDialect().header(head)
+	switch {
+	case pk == kindVersion:
+		return PXAR2
+	case pk == kindEntry || pk == kindEntryV1:
+		return PXAR1
+	case ck == kindEntry:
+		return CATAR
+	}
+	return Unknown
 }
 
 // version reads what stands before the root of a version 2 archive.

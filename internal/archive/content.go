@@ -27,22 +27,54 @@ func (a *Archive) Content(ctx context.Context, e *Entry) (Content, error) {
 	if !e.IsRegular() {
 		return Content{}, fault.Newf(fault.Invalid, "open", e.Name, "not a regular file")
 	}
-	if !e.split {
-		return Content{Stream: a.meta, Off: e.data, Len: e.Size}, nil
+	c, err := a.ContentAt(ctx, e.Place())
+	if err != nil {
+		return Content{}, fault.New(fault.Unknown, "open", e.Name, err)
+	}
+	return c, nil
+}
+
+// A Place is what of a regular file's Entry is needed to read it, for those who
+// keep it. It is of use with the same archive only.
+type Place struct {
+	data, size int64
+	split      bool
+}
+
+// Place returns the place of a regular file's bytes.
+func (e *Entry) Place() Place { return Place{data: e.data, size: e.Size, split: e.split} }
+
+// Size returns the bytes of the file.
+func (p Place) Size() int64 { return p.size }
+
+// Offset returns where the first byte of the file lies in the stream that holds
+// it, which is that of the payloads if split.
+func (p Place) Offset() (off int64, split bool) {
+	if p.split {
+		return p.data + headerSize, true
+	}
+	return p.data, false
+}
+
+// ContentAt is Content for what Place returned.
+func (a *Archive) ContentAt(ctx context.Context, p Place) (Content, error) {
+	off, split := p.Offset()
+	if !split {
+		return Content{Stream: a.meta, Off: off, Len: p.size}, nil
 	}
 	if a.payload == nil {
-		return Content{}, fault.Newf(fault.Invalid, "open", e.Name, "the payloads of this archive are in a second file, which is not here")
+		return Content{}, fault.Newf(fault.Invalid, "", "", "the payloads of this archive are in a second file, which is not here")
 	}
-	c := Content{Stream: *a.payload, Split: true, Off: e.data + headerSize, Len: e.Size}
-	if e.Size == 0 {
+	c := Content{Stream: *a.payload, Split: true, Off: off, Len: p.size}
+	if p.size == 0 {
 		return c, nil
 	}
 	var head [headerSize]byte
-	if err := a.payload.readFull(ctx, head[:], e.data); err != nil {
+	if err := a.payload.readFull(ctx, head[:], p.data); err != nil {
 		return Content{}, err
 	}
-	if k, size := a.d.header(head[:]); k != kindPayload || size != uint64(e.Size)+headerSize {
-		return Content{}, fault.Newf(fault.Corrupt, "open", e.Name, "no payload of %d bytes at offset %d of the payloads", e.Size, e.data)
+	if k, size := a.d.header(head[:]); k != kindPayload || size != uint64(p.size)+headerSize {
+		return Content{}, fault.Newf(fault.Corrupt, "", "", "no payload of %d bytes at offset %d of the payloads", p.size, p.data)
 	}
 	return c, nil
 }

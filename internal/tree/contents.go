@@ -189,6 +189,13 @@ func (c *contents) refLocked(x *content, n int) {
 	x.refs += n
 }
 
+// hold adds a reference to one that the caller has.
+func (c *contents) hold(x *content) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refLocked(x, 1)
+}
+
 // put gives a reference back.
 func (c *contents) put(x *content) {
 	c.mu.Lock()

@@ -211,8 +211,10 @@ func (s *fakeStore) addIndex(x ref.Snapshot, stored string, data []byte, chunk i
 		plain := data[n:min(len(data), n+chunk)]
 		d := index.Sum(plain)
 		if d != index.ZeroDigest(len(plain)) {
-			s.chunks[d] = enc.Append(nil, plain)
 			allocated += uint64(len(plain))
+		}
+		if d != index.ZeroDigest(len(plain)) || ref.ExtOf(stored) == ref.ExtDynamic {
+			s.chunks[d] = enc.Append(nil, plain)
 		}
 		if ref.ExtOf(stored) == ref.ExtFixed {
 			entries = index.AppendFixed(entries, d)
@@ -326,8 +328,12 @@ func names(t testing.TB, n Node) (names []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range l.Len() {
-		names = append(names, l.Entry(i).Name)
+	all, err := Entries(context.Background(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all {
+		names = append(names, e.Name)
 	}
 	return names
 }

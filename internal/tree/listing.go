@@ -1,5 +1,7 @@
 package tree
 
+import "context"
+
 // A listing is a Listing made of parallel slices: one string for all names, and
 // 13 bytes an entry beside it.
 type listing struct {
@@ -11,11 +13,23 @@ type listing struct {
 	generation uint64
 }
 
-func (l *listing) Len() int           { return len(l.ends) }
+var _ Listing = (*listing)(nil)
+
+func (l *listing) Waits() bool        { return false }
 func (l *listing) Immutable() bool    { return l.immutable }
 func (l *listing) Generation() uint64 { return l.generation }
 
-func (l *listing) Entry(i int) Entry {
+// Walk implements Listing.
+func (l *listing) Walk(_ context.Context, i int, each func(Entry) bool) error {
+	for ; i < len(l.ends); i++ {
+		if !each(l.entry(i)) {
+			break
+		}
+	}
+	return nil
+}
+
+func (l *listing) entry(i int) Entry {
 	start := uint32(0)
 	if i > 0 {
 		start = l.ends[i-1]

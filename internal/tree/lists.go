@@ -160,7 +160,9 @@ func (l *lists) files(s ref.Snapshot, closed bool) *list[*files] {
 			if err != nil {
 				return nil, false, fault.New(fault.Unknown, "list", s.Path(), err)
 			}
-			f := newFiles(infos, s.Path(), l.t.inodes.of, final, l.generation.Add(1))
+			streams, sure := l.t.sniff(ctx, s, infos, final)
+			final = final && sure
+			f := newFiles(infos, streams, s.Path(), l.t.inodes.of, final, l.generation.Add(1))
 			count(l, e, f.memBytes())
 			return f, final, nil
 		}
@@ -218,6 +220,7 @@ func (l *lists) forget(g ref.Group, now *snapshots) {
 	}
 	l.mu.Unlock()
 	l.t.contents.forget(gone)
+	l.t.archives.forget(gone)
 }
 
 // drop forgets the files and the manifest of a snapshot, and reports whether

@@ -22,6 +22,7 @@ type Attr struct {
 	Mtime     time.Time
 	Ctime     time.Time
 	Immutable bool // the attributes, and of a directory its entries, never change
+	Brief     bool // Immutable but for Nlink, which may soon be known better
 }
 
 // A Node is something in the tree. It is immutable or synchronises itself, and
@@ -64,10 +65,18 @@ type Entry struct {
 }
 
 // A Listing is the entries of a directory at one moment. It never changes, and
-// the position of an entry in it is stable.
+// the position of an entry in it is stable. It may be used by any number of
+// goroutines.
 type Listing interface {
-	Len() int
-	Entry(i int) Entry // 0 <= i < Len; allocates nothing
+	// Walk calls each for the entries from position i on, in order, until it
+	// returns false. An error stands for the rest of the directory, which
+	// cannot be read; the entries before it were passed to each.
+	Walk(ctx context.Context, i int, each func(Entry) bool) error
+
+	// Waits reports that Walk may wait for the store: the directory is too
+	// large to be held. Whoever has such a listing closes it (it is an
+	// io.Closer), and is best off if it walks from where it stopped.
+	Waits() bool
 
 	// Immutable reports that the directory will never have other entries.
 	Immutable() bool
@@ -75,6 +84,15 @@ type Listing interface {
 	// Generation differs between two listings of one directory if their
 	// entries do.
 	Generation() uint64
+}
+
+// Entries returns all entries of a listing.
+func Entries(ctx context.Context, l Listing) (all []Entry, err error) {
+	err = l.Walk(ctx, 0, func(e Entry) bool {
+		all = append(all, e)
+		return true
+	})
+	return all, err
 }
 
 // A File is a node that can be opened and read.
@@ -140,6 +158,10 @@ type Link interface {
 // Xattrs is implemented by nodes that have extended attributes. Those that do
 // not implement it have none.
 type Xattrs interface {
+	// HasXattrs reports, without waiting, whether there may be any. Where it is
+	// false the other methods need not be asked.
+	HasXattrs() bool
+
 	// Xattr returns the value, or an error of kind not found. The caller must
 	// not change the value.
 	Xattr(ctx context.Context, name string) ([]byte, error)

@@ -25,7 +25,7 @@ type Config struct {
 	Disk *cache.Disk
 	Name string
 
-	// UID and GID own what is not from an archive.
+	// UID and GID own what is not in an archive.
 	UID, GID uint32
 
 	// Control is the target of the link /.control; empty: there is none.
@@ -46,6 +46,7 @@ type Tree struct {
 	space    *list[Space]
 	lists    *lists
 	contents *contents
+	archives *archives
 	pages    pages
 	stats    statsFile
 	watcher  atomic.Pointer[Watcher]
@@ -72,6 +73,8 @@ func newTree(ctx context.Context, cfg Config, now func() time.Time) (*Tree, erro
 	t.inodes = newInodes(t.cache.Reserve)
 	t.lists = newLists(t)
 	t.contents = newContents(t)
+	t.archives = newArchives(t)
+	t.AddStats("archives", t.archives.stats)
 	t.pages = newPages()
 	t.groups = &list[*layout]{env: &t.env, name: "of groups", fetch: func(ctx context.Context) (*layout, bool, error) {
 		groups, err := t.store.Groups(ctx)
@@ -95,6 +98,7 @@ func newTree(ctx context.Context, cfg Config, now func() time.Time) (*Tree, erro
 // closed, and nobody calls the tree any more.
 func (t *Tree) Close() {
 	t.stop()
+	t.archives.close()
 	t.cache.Close()
 	t.env.tasks.Wait()
 }

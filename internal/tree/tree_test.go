@@ -32,7 +32,7 @@ func smallStore(t testing.TB) *fakeStore {
 	s.addIndex(b, "drive-scsi0.img.fidx", append(noise(65536, 2), make([]byte, 65536+17)...), 65536)
 	s.add(t, "vm/9/"+stamp1, false)
 	h := s.add(t, "ns/a/ns/b/host/web1/"+stamp1, false)
-	s.addIndex(h, "root.pxar.didx", noise(100_000, 3), 30_000)
+	s.addIndex(h, "dump.sql.didx", noise(100_000, 3), 30_000)
 	return s
 }
 
@@ -47,7 +47,7 @@ func TestLayout(t *testing.T) {
 		{"ns/a/ns/b/host", "web1"},
 		{"vm/100", stamp1 + " " + stamp2 + " latest"},
 		{"vm/100/" + stamp1, "drive-scsi0.img qemu-server.conf"},
-		{"ns/a/ns/b/host/web1/" + stamp1, "root.pxar"},
+		{"ns/a/ns/b/host/web1/" + stamp1, "dump.sql"},
 	} {
 		var path []string
 		if c.path != "" {
@@ -95,8 +95,11 @@ func TestEntriesAreTheNodes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for i := range l.Len() {
-				e := l.Entry(i)
+			all, err := Entries(context.Background(), l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range all {
 				child, err := n.Lookup(context.Background(), e.Name)
 				if err != nil {
 					t.Fatal(err)
@@ -231,7 +234,7 @@ func TestReadFiles(t *testing.T) {
 		{"vm/100/" + stamp1 + "/drive-scsi0.img", noise(200_000, 1)},
 		{"vm/100/" + stamp2 + "/drive-scsi0.img", append(noise(65536, 2), make([]byte, 65536+17)...)},
 		{"vm/100/" + stamp1 + "/qemu-server.conf", []byte("cores: 2\n")},
-		{"ns/a/ns/b/host/web1/" + stamp1 + "/root.pxar", noise(100_000, 3)},
+		{"ns/a/ns/b/host/web1/" + stamp1 + "/dump.sql", noise(100_000, 3)},
 	} {
 		h := open(t, tree, c.path)
 		if h.Size() != int64(len(c.want)) || h.Direct() {

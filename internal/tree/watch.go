@@ -3,7 +3,6 @@ package tree
 import (
 	"context"
 	"errors"
-	"path"
 
 	"pmxfs/internal/fault"
 	"pmxfs/internal/ref"
@@ -44,8 +43,10 @@ func (t *Tree) stale(ctx context.Context, n *fileNode, err error) error {
 	if lerr != nil {
 		return err
 	}
-	if info, ok := l.byName[path.Base(n.path)]; ok && info == n.info {
-		return err
+	for _, info := range l.byName {
+		if info == n.info {
+			return err
+		}
 	}
 	t.snapshotChanged(n.snap)
 	return fault.New(fault.NotFound, "open", n.path, ErrStale)
