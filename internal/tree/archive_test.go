@@ -478,6 +478,10 @@ func TestBrokenArchivesAreDirectories(t *testing.T) {
 	m, _ := archivetest.Write(t, dir, archive.PXAR2)
 	s.addIndex(x, "half.mpxar.didx", m, 4096) // its payloads are not there
 	s.writeManifest(x, "secret.pxar.didx")
+	// A stream that is looked at to list its snapshot, and has no index.
+	s.addIndex(x, "lost.didx", noise(9000, 4), 4096)
+	s.writeManifest(x, "secret.pxar.didx")
+	s.stored[fileKey{x, "lost.didx"}] = []byte("no index")
 	tree, _ := newTestTree(t, s)
 	for name, kind := range map[string]fault.Kind{"noise": fault.Corrupt, "gone": fault.Unavailable, "secret": fault.Denied} {
 		n := mustWalk(t, tree, "host", "a", stamp1, name)

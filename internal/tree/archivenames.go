@@ -124,7 +124,7 @@ func (t *Tree) sniff(ctx context.Context, s ref.Snapshot, infos []FileInfo, clos
 		if !sniffed(f.Name) || ref.CheckStored(f.Name) != nil {
 			continue
 		}
-		format, err := t.detect(ctx, &fileNode{t: t, snap: s, path: join(s.Path(), strip(f.Name)), info: f, closed: closed})
+		format, err := t.detect(ctx, &fileNode{t: t, snap: s, path: join(s.Path(), strip(f.Name)), info: f, closed: closed, sniffed: true})
 		switch fault.KindOf(err) {
 		case fault.Unavailable, fault.Canceled:
 			sure = false

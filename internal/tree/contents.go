@@ -123,13 +123,13 @@ func (c *contents) fly(f *opening, key fileKey, n *fileNode) {
 		if err == nil {
 			x, err = c.t.load(ctx, n)
 		}
-		if doubtful(err) && c.t.lists.drop(n.snap) {
+		if doubtful(err) && !n.sniffed && c.t.lists.drop(n.snap) {
 			// What was known of the snapshot may be of one that had its name.
 			x, err = c.t.load(ctx, n)
 			another = true
 		}
 		switch {
-		case doubtful(err):
+		case doubtful(err) && !n.sniffed:
 			err = c.t.stale(ctx, n, err)
 		case another && err == nil:
 			c.t.snapshotChanged(n.snap)

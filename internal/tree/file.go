@@ -20,6 +20,10 @@ type fileNode struct {
 	path   string // in the tree
 	info   FileInfo
 	closed bool // the snapshot is, so nothing changes any more
+
+	// sniffed: it is opened in the course of listing its snapshot, so what the
+	// snapshot has is not to be asked for again.
+	sniffed bool
 }
 
 var _ File = (*fileNode)(nil)
