@@ -230,6 +230,38 @@ func TestStrangeFiles(t *testing.T) {
 }
 
 // TestReadOnlyFileSystem: what is mounted read-only is opened for reading by itself.
+// TestWhoMayOnlyRead: a user who may read the store's files and not write them
+// has a store that is read-only.
+func TestWhoMayOnlyRead(t *testing.T) {
+	dir := newDir(t)
+	a := source{name: "a.img.fidx", data: content(1, chunkLen)}
+	if err := backup(open(t, dir, Config{}), snap1, a); err != nil {
+		t.Fatal(err)
+	}
+	real, err := newOSFS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir, Config{FS: reader{real}})
+	if !s.ReadOnly() {
+		t.Error("not noticed")
+	}
+	if err := checkBackup(s, snap1, a); err != nil {
+		t.Error(err)
+	}
+	wantKind(t, backup(s, snap2, a), fault.Denied)
+}
+
+// A reader is a file system that its user may only read.
+type reader struct{ FS }
+
+func (r reader) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	if flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE) != 0 {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EACCES}
+	}
+	return r.FS.OpenFile(name, flag, perm)
+}
+
 func TestReadOnlyFileSystem(t *testing.T) {
 	dir := newDir(t)
 	a := source{name: "a.img.fidx", data: content(1, 3*chunkLen)}

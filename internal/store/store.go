@@ -23,7 +23,7 @@ import (
 // Config says how a store is opened. The zero value is useful.
 type Config struct {
 	Log      *slog.Logger  // nil: nothing is logged
-	ReadOnly bool          // write nothing at all; taken by itself on a read-only file system
+	ReadOnly bool          // write nothing at all; taken by itself on a read-only file system and by who may only read
 	LockWait time.Duration // how long Lock waits for another process's exclusive lock; 0: as long as its context lives
 	Owner    string        // the auth id written to the owner file of new groups; empty: root@pam
 
@@ -109,7 +109,14 @@ func (s *Store) start() error {
 	if !s.readOnly {
 		s.foreign = newForeignLocks(s.root, s.cfg, s.log)
 	}
-	return s.marker.load(s.readOnly)
+	err = s.marker.load(s.readOnly)
+	if errors.Is(err, fault.Denied) && !s.readOnly {
+		// Who may read a store and not write to it, as the group backup may, has
+		// one that is read-only.
+		s.readOnly, s.foreign = true, foreignLocks{}
+		err = s.marker.load(true)
+	}
+	return err
 }
 
 // Close releases what the store holds. Close the snapshots that are open first.
