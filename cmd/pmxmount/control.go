@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
 	"pmxfs/internal/fault"
 	"pmxfs/internal/relay"
@@ -29,7 +32,8 @@ func listenControl() (*control, error) {
 		if parent == "" {
 			continue
 		}
-		if dir, err = os.MkdirTemp(parent, "pmxmount-"); err == nil {
+		sweepControls(parent)
+		if dir, err = os.MkdirTemp(parent, controlPrefix); err == nil {
 			break
 		}
 	}
@@ -44,7 +48,35 @@ func listenControl() (*control, error) {
 	return c, nil
 }
 
-func (c *control) path() string { return filepath.Join(c.dir, "control.sock") }
+// A mount's folder in the parent, and the socket in it.
+const (
+	controlPrefix = "pmxmount-"
+	controlSocket = "control.sock"
+)
+
+// abandoned is how old a socket that answers nobody must be: one that is being
+// made does not answer for a moment either.
+const abandoned = time.Minute
+
+// sweepControls removes what killed mounts of this user have left in parent.
+func sweepControls(parent string) {
+	sockets, _ := filepath.Glob(filepath.Join(parent, controlPrefix+"*", controlSocket))
+	for _, socket := range sockets {
+		st, err := os.Lstat(socket)
+		if err != nil || st.Mode().Type() != os.ModeSocket || time.Since(st.ModTime()) < abandoned {
+			continue
+		}
+		conn, err := net.DialTimeout("unix", socket, time.Second)
+		if err == nil {
+			conn.Close()
+		} else if errors.Is(err, syscall.ECONNREFUSED) {
+			os.Remove(socket)
+			os.Remove(filepath.Dir(socket))
+		}
+	}
+}
+
+func (c *control) path() string { return filepath.Join(c.dir, controlSocket) }
 
 // serve offers the connection until close is called.
 func (c *control) serve(cfg relay.Config) {
