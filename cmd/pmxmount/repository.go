@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"pmxfs/client"
+	"pmxfs/cmd/internal/cli"
 	"pmxfs/internal/cache"
 	"pmxfs/internal/relay"
 	"pmxfs/internal/transport"
@@ -25,7 +26,7 @@ type repository struct {
 func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*repository, error) {
 	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, ReadOnly: s.readOnly})
 	if err != nil {
-		return nil, err
+		return nil, &cli.UsageError{Err: err} // nothing is dialed yet
 	}
 	c, err := client.New(ctx, client.Config{Dial: dial, Log: log, RetryFor: s.timeout})
 	if err != nil {

@@ -122,7 +122,9 @@ func (s *service) listen(spec string, only *servedStore, opt transport.ListenOpt
 		s.stdio = true
 	} else {
 		ln, err := transport.Listen(spec, opt)
-		if err != nil {
+		if errors.Is(err, fault.Invalid) {
+			return &cli.UsageError{Err: err}
+		} else if err != nil {
 			return err
 		}
 		ep.ln = ln
