@@ -28,7 +28,11 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 	if s.verbose {
 		log = slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, TrustDigests: true})
+	in, err := s.login.Options(log)
+	if err != nil {
+		return err
+	}
+	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, TrustDigests: true, Login: in})
 	if err != nil {
 		return &cli.UsageError{Err: err} // nothing is dialed yet
 	}

@@ -29,10 +29,12 @@ unless they are asked for, and so is what --exclude and files named .pxarexclude
 with ** for any directories; /at the top only; directories/ only; !but not these; the last that matches counts. What
 cannot be read, or changes meanwhile, is reported, and the backup goes on.
 
-The repository is a store's folder, unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH. A mounted store offers
-its own connection at MOUNTPOINT/.control. When the connection breaks, the backup goes on as soon as it is back, and
-sends only what did not arrive. A backup that was killed is best started again: what arrived is not sent again either.
+The repository is a store's folder, unix:PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT]/PATH or
+https://[USER@]HOST[:PORT]/STORE. A mounted store offers its own connection at MOUNTPOINT/.control. When the connection
+breaks, the backup goes on as soon as it is back, and sends only what did not arrive. A backup that was killed is best
+started again: what arrived is not sent again either.
 
+` + cli.LoginUsage + `
 Examples:
   pmxbackup -r /srv/backups vm/100 drive-scsi0.img:/dev/vg0/vm-100
   pmxbackup -r unix:/mnt/backups/.control vm/100 a.img:/dev/sda b.img:/dev/sdb
@@ -43,6 +45,8 @@ Examples:
 
 Environment:
   PMX_REPOSITORY   the repository, if -r is not given
+  PMX_PASSWORD     the password for https, if there is no --password-file
+  PMX_FINGERPRINT  the fingerprint for https, if there is neither --fingerprint nor --ca-file
   XDG_STATE_HOME   change tokens, and what tells changed files of directories, are kept in its folder pmxbackup; the
                    default is ~/.local/state
 
@@ -54,6 +58,7 @@ they were read, and the others are stored.
 type settings struct {
 	repo      string
 	insecure  bool
+	login     cli.Login
 	quiet     bool
 	json      bool
 	verbose   bool
@@ -71,7 +76,7 @@ type settings struct {
 func (s *settings) flags() *pflag.FlagSet {
 	f := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	s.size, s.memory, s.chunkSize = -1, backup.DefaultMemory, backup.DefaultChunkSize
-	f.StringVarP(&s.repo, "repository", "r", "", "the store: a folder, unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH")
+	f.StringVarP(&s.repo, "repository", "r", "", "the store: a folder, unix:PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT]/PATH or https://[USER@]HOST[:PORT]/STORE")
 	f.StringVar(&s.ns, "ns", "", "the namespace of the group: a/b; the default is the root")
 	f.StringVar(&s.time, "time", "", "the backup's time, as 2026-11-23T07:04:44Z or in seconds since 1970; the default is now")
 	f.Var(&s.chunkSize, "chunk-size", "bytes of a disk's chunks, and of a stream's on average: a power of two")
@@ -88,6 +93,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	f.Var(&s.memory, "memory", "how much memory the backup may use, whatever is backed up")
 	f.Var(&s.rate, "rate", "bytes sent a second, at most; 0 is no limit")
 	f.Lookup("rate").DefValue = ""
+	s.login.Flags(f)
 	f.BoolVarP(&s.quiet, "quiet", "q", false, "print errors only")
 	f.BoolVar(&s.json, "json", false, "print what happens as one JSON object a line, and a summary as the last")
 	f.BoolVarP(&s.verbose, "verbose", "v", false, "log what happens on the connection")

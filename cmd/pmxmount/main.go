@@ -15,7 +15,7 @@ const name = "pmxmount"
 const usage = `Usage: pmxmount REPO MOUNTPOINT [-o OPTIONS] [FLAGS]
 
 Mounts a store of backups, read-only, on the directory MOUNTPOINT. REPO is a store's directory, or where one is served:
-unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH.
+unix:PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT]/PATH or https://[USER@]HOST[:PORT]/STORE.
 
 Below MOUNTPOINT is a directory for each backup, with its files in it:
   vm/100/2026-11-23T07:04:44Z/drive-scsi0.img
@@ -25,6 +25,7 @@ Below MOUNTPOINT is a directory for each backup, with its files in it:
 New backups appear within a second. The file .stats says what the mount did so far; .control
 leads to the mount's connection, for 'pmxbackup -r unix:MOUNTPOINT/.control'.
 
+` + cli.LoginUsage + `
 The command returns when the mount is live, and serves it in the background. It ends with 'umount MOUNTPOINT'.
 
 Options (-o, as mount and fstab have them):
@@ -37,6 +38,7 @@ Options that are for mount itself, such as ro, noexec, nofail, _netdev and x-sys
 Examples:
   pmxmount /srv/backups /mnt/backups
   pmxmount ssh://backup@host/srv/backups /mnt/backups -o allow_other --memory 1G
+  pmxmount https://alice@host/backups /mnt/backups --password-file ~/.pmx-password --fingerprint 3c:9f:...:e1
   mount -o ro,loop,noload /mnt/backups/vm/100/latest/drive-scsi0.img /mnt/disk
   umount /mnt/backups
 
@@ -93,6 +95,7 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.BoolVar(&s.noPush, "no-push", false, "do not push what was read into the kernel's page cache")
 	f.BoolVar(&s.readOnly, "read-only-connection", false, "refuse backups through MOUNTPOINT/.control, and write nothing to a store in a directory, not even locks")
 	f.BoolVar(&s.insecure, "insecure-tcp", false, "let tcp:// lead to another machine, though it is neither encrypted nor protected")
+	s.login.Flags(f)
 	f.DurationVar(&s.timeout, "timeout", s.timeout, "how long reads wait for a broken connection before they fail")
 	f.StringVar(&s.logFile, "log-file", "", "log to this file; the default is the system's log in the background")
 	f.StringVar(&s.logLevel, "log-level", "info", "what to log: debug, info, warn or error")

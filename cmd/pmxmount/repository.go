@@ -24,7 +24,11 @@ type repository struct {
 
 // openRepository connects to the store and makes a tree of it.
 func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*repository, error) {
-	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, ReadOnly: s.readOnly})
+	in, err := s.login.Options(log)
+	if err != nil {
+		return nil, err
+	}
+	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, ReadOnly: s.readOnly, Login: in})
 	if err != nil {
 		return nil, &cli.UsageError{Err: err} // nothing is dialed yet
 	}

@@ -27,6 +27,7 @@ type settings struct {
 	noPush           bool
 	readOnly         bool
 	insecure         bool
+	login            cli.Login
 	timeout          time.Duration
 	logFile          string
 	cacheDir         string
@@ -198,8 +199,11 @@ func (s *settings) finish() error {
 			return err
 		}
 	}
-	if s.logFile != "" {
-		if s.logFile, err = filepath.Abs(s.logFile); err != nil {
+	for _, p := range []*string{&s.logFile, &s.login.PasswordFile, &s.login.CAFile} {
+		if *p == "" {
+			continue
+		}
+		if *p, err = filepath.Abs(*p); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,8 @@ Commands:
   list DIR [GROUP|SNAPSHOT]       list groups, the snapshots of a group, or the files of a snapshot
   verify DIR [SNAPSHOT...]        read and check every chunk and index; set bad chunks aside
   forget DIR SNAPSHOT             remove a snapshot
+  user add|passwd|token|remove|list DIR ...
+                                  keep who may use the store over https
 
 'pmxstore COMMAND --help' says more about each.
 
@@ -38,6 +40,7 @@ var commands = map[string]func(ctx context.Context, env *env, args []string) err
 	"list":   runList,
 	"verify": runVerify,
 	"forget": runForget,
+	"user":   runUser,
 }
 
 // env is where a command's input and output are.

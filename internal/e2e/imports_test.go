@@ -32,7 +32,7 @@ var arrows = map[string][]string{
 	"internal/backup":    {"client", "index", "internal/blob", "internal/chunker", "internal/archive"},
 	"internal/store":     {"index", "internal/blob", "internal/manifest"},
 	"internal/server":    {"internal/store", "internal/wire", "index", "internal/blob"},
-	"internal/transport": {"internal/server", "internal/store"},
+	"internal/transport": {"internal/server", "internal/store", "internal/login"},
 	"internal/auth":      {},
 	"internal/login":     {},
 	"internal/gateway":   {"internal/auth", "internal/login"},

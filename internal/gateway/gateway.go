@@ -250,7 +250,7 @@ func (g *Gateway) upgrade(ctx context.Context, w http.ResponseWriter, r *http.Re
 		g.log.Warn("upgrade refused", "peer", addr)
 		message := "no valid ticket or token for this store"
 		if mine := g.cfg.Guard.Stores(l); len(mine) > 0 {
-			message = "this user may not use a store of that name, but " + strings.Join(mine, ", ")
+			message = "no store of that name is this user's; these are: " + strings.Join(mine, ", ")
 		}
 		refuse(w, http.StatusUnauthorized, message)
 		return

@@ -2,6 +2,7 @@ package server
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"pmxfs/index"
@@ -89,10 +90,29 @@ func TestAccess(t *testing.T) {
 	}
 	rec = fixedAt(ref0.Time+1, "x")
 	rec.FileSize = 4096
-	for _, d := range []index.Digest{td, absent} {
+	dyn := fixedAt(ref0.Time+1, "y")
+	dyn.Flags, dyn.FileSize = dyn.Flags|wire.DynamicChunks, 0
+	reference := func(rec wire.CreateBackup, typ wire.Type, d index.Digest) wire.Error {
+		t.Helper()
 		p.create(2, rec)
-		p.send(2, wire.TypeBackupDataFixed, entry(0, d))
-		p.expectError(2, fault.NotFound, d.String())
+		p.send(2, typ, entry(0, d))
+		e, err := wire.ParseError(p.expect(2, wire.TypeError))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := d.String(); !strings.Contains(e.Message, want) {
+			t.Errorf("%v: %q does not name the chunk", typ, e.Message)
+		}
+		return e
+	}
+	same("fixed entry", reference(rec, wire.TypeBackupDataFixed, td), reference(rec, wire.TypeBackupDataFixed, absent), fault.NotFound)
+	same("dynamic entry", reference(dyn, wire.TypeBackupDataDynamic, td), reference(dyn, wire.TypeBackupDataDynamic, absent), fault.NotFound)
+	// Its own group's chunk, of whose index it was not told, is no better.
+	same("fixed entry of mine", reference(rec, wire.TypeBackupDataFixed, md), reference(rec, wire.TypeBackupDataFixed, absent), fault.NotFound)
+	// What the store's disk holds tells of others, too.
+	p.send(1, wire.TypeGetStatus)
+	if st, err := wire.ParseStatus(p.expect(1, wire.TypeStatus)); err != nil || st.Used != 0 || st.Total != st.Free || st.Free == 0 {
+		t.Errorf("status %+v, %v", st, err)
 	}
 
 	// What an index names, it may name; and what it uploads.

@@ -52,6 +52,9 @@ func (c *conn) getStatus(r *request, payload []byte) error {
 			r.fail(fault.New(fault.Unknown, "status", "", err))
 			return
 		}
+		if c.restricted() { // what is used tells of what is not there for this peer
+			total, used = free, 0
+		}
 		r.answer(wire.TypeStatus, wire.Status{Total: total, Used: used, Free: free}.Append(nil))
 	})
 	return nil

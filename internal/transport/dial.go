@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"pmxfs/internal/fault"
+	"pmxfs/internal/login"
 )
 
 // Options say how a repository may be reached. The zero value is useful.
@@ -28,6 +29,9 @@ type Options struct {
 	// process; not for connections that carry other processes' uploads.
 	ReadOnly     bool
 	TrustDigests bool
+
+	// Login says how to log in, and how the server is known, for https://.
+	Login login.Options
 }
 
 // A Dial opens a connection to a repository. It may be called many times, and
@@ -35,8 +39,8 @@ type Options struct {
 type Dial = func(ctx context.Context) (net.Conn, error)
 
 // Dialer returns a function that dials repo: a path (the store's server in this
-// process), unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH. Nothing
-// is opened before the first dial, but what is wrong with the argument itself is
+// process), unix:PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT]/PATH or
+// https://[USER@]HOST[:PORT]/STORE. Nothing is opened before the first dial, but what is wrong with the argument itself is
 // told here, with kind invalid or unsupported. closeAll ends what the dialer
 // keeps between connections; connections that are still open end with it.
 func Dialer(repo string, opt Options) (dial Dial, closeAll func() error, err error) {
@@ -67,14 +71,25 @@ func Dialer(repo string, opt Options) (dial Dial, closeAll func() error, err err
 			return nil, nil, err
 		}
 		return s.dial, s.close, nil
-	case scheme == "https":
-		return nil, nil, fault.Newf(fault.Unsupported, "repository", strconv.Quote(repo), "https is not supported by this version; ssh:// is")
+	case strings.HasPrefix(repo, "https://"):
+		d, err := login.NewDialer(repo, opt.Login)
+		if err != nil {
+			return nil, nil, err
+		}
+		return d.Dial, d.Close, nil
 	case !strings.Contains(repo, ":"):
 		return nil, nil, invalid(repo, "write a store in this folder as ./%s", repo)
 	}
-	return nil, nil, invalid(repo, "it must be /PATH, unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH")
+	return nil, nil, invalid(repo, "it must be /PATH, unix:PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT]/PATH or https://[USER@]HOST[:PORT]/STORE")
 }
 
+// invalid says what is wrong with a repository. It does not repeat a password that
+// somebody wrote into one.
 func invalid(repo, format string, args ...any) error {
+	if scheme, rest, ok := strings.Cut(repo, "://"); ok {
+		if at := strings.LastIndex(rest, "@"); at >= 0 && strings.Contains(rest[:at], ":") {
+			repo = scheme + "://..." + rest[at:]
+		}
+	}
 	return fault.Newf(fault.Invalid, "repository", strconv.Quote(repo), format, args...)
 }

@@ -60,6 +60,10 @@ func Hint(err error) string {
 	}
 	switch fault.KindOf(err) {
 	case fault.Denied:
+		var e *fault.Error
+		if errors.As(err, &e) && strings.HasPrefix(e.Subject, "https:") {
+			return "'pmxstore user list' on the server says who may log in; --help says how the password and the server's certificate are given"
+		}
 		if os.Getuid() != 0 {
 			return "a datastore belongs to the user backup: try it as root, or as that user"
 		}
