@@ -42,8 +42,13 @@ func (a *attempt) connect(ctx context.Context) error {
 			if !e.greeted.Swap(true) && e.n > 0 {
 				a.r.event(Event{Kind: Resumed})
 			}
-			a.setStream(s, e)
-			err = a.replay(ctx, s)
+			if e.n > 0 {
+				err = a.f.remind(ctx)
+			}
+			if err == nil {
+				a.setStream(s, e)
+				err = a.replay(ctx, s)
+			}
 		}
 		if !isBroken(err) {
 			return err

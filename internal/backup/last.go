@@ -110,6 +110,7 @@ func (f *file) loadKnown(ctx context.Context) {
 		}
 		return
 	}
+	f.told.Store(&told{snap.Path() + "/" + stored, list[:min(len(list), maxSamples)]})
 	r.chunks.addKnown(list)
 	if r.chunks.isFull() {
 		r.cfg.Log.Info("more chunks are known than fit the memory: the store is asked for the rest", "file", f.Name)

@@ -14,6 +14,7 @@ import (
 
 	"pmxfs/client"
 	"pmxfs/internal/fault"
+	"pmxfs/internal/ref"
 	"pmxfs/internal/wire"
 )
 
@@ -40,6 +41,44 @@ func TestLinkIsCutFiftyTimes(t *testing.T) {
 	}
 	if res.has(Repeated) {
 		t.Errorf("a file was repeated: %+v", res.events)
+	}
+}
+
+// oneGroup is the access of a user with rights to a single group.
+type oneGroup struct{ group ref.Group }
+
+func (o oneGroup) ReadAll() bool          { return false }
+func (o oneGroup) Read(g ref.Group) bool  { return g == o.group }
+func (o oneGroup) Write(g ref.Group) bool { return g == o.group }
+func (o oneGroup) Upload() bool           { return true }
+
+// A user of one group may name only what the connection was told of. When another
+// has taken its place, it is told again, and not everything is sent again.
+func TestUserOfOneGroupResumes(t *testing.T) {
+	for _, token := range []string{"", "same"} {
+		w := newWorld(t)
+		w.access = oneGroup{snap(1).Group}
+		data := noise(1, 64*testChunk)
+		path := write(t, data)
+		state := OpenState(t.TempDir(), "repo")
+		change := func(c *Config) { c.ChangeToken, c.State = token, state }
+		w.must(1, change, disk("a.img", path))
+		if token == "" {
+			copy(data[60*testChunk:], noise(2, 4*testChunk))
+			if err := os.WriteFile(path, data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.uploaded.Store(0)
+		w.budget = []int64{1000, 1500, 2000} // within the entries
+		res := w.must(2, change, disk("a.img", path))
+		w.check(2, "a.img.fidx", data)
+		if len(w.budget) > 0 || !res.has(Resumed) || res.has(Repeated) {
+			t.Errorf("token %q: %d cuts left; %+v", token, len(w.budget), res.events)
+		}
+		if sent := w.uploaded.Load(); sent > 6*testChunk {
+			t.Errorf("token %q: %d bytes sent, of four new chunks of %d", token, sent, testChunk)
+		}
 	}
 }
 

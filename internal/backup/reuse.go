@@ -52,6 +52,8 @@ func (t *tree) fetchLast(a *archiveFiles) (*lastArchive, error) {
 	if !metas.Dynamic() || !payloads.Dynamic() {
 		return nil, nil
 	}
+	a.meta.told.Store(toldOf(snap, stored, metas))
+	a.payload.told.Store(toldOf(snap, a.payload.Name+ref.ExtDynamic, payloads))
 	file, err := os.CreateTemp("", "pmxbackup-*")
 	if err != nil {
 		return nil, fault.New(fault.Unknown, "fetch last archive", a.name, err)

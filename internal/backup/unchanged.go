@@ -40,6 +40,7 @@ func (f *file) lastIndex(ctx context.Context) *index.Index {
 	if x.Dynamic() == f.Fixed() && x.Size() > 0 || !x.Dynamic() && x.ChunkSize() != uint64(r.cfg.ChunkSize) {
 		return nil // it would be cut otherwise now
 	}
+	f.told.Store(toldOf(snap, rec.Stored, x))
 	return x
 }
 

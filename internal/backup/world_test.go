@@ -29,6 +29,7 @@ type world struct {
 	store    *store.Store
 	features wire.Features // of the server; zero: all
 	version1 bool
+	access   server.Access // of the clients; nil: everything
 
 	mu     sync.Mutex
 	conns  []*link
@@ -159,7 +160,7 @@ func (w *world) dial(ctx context.Context) (net.Conn, error) {
 		w.budget = w.budget[1:]
 	}
 	w.conns = append(w.conns, l)
-	cfg := server.Config{Store: w.store, Features: w.features, Version1: w.version1}
+	cfg := server.Config{Store: w.store, Features: w.features, Version1: w.version1, Access: w.access}
 	go func() {
 		defer close(l.served)
 		server.Serve(context.Background(), far, cfg)

@@ -358,7 +358,7 @@ func (c *Cache) dropQueuedLocked(r *request) {
 func chunkError(k key, err error) error {
 	kind := fault.KindOf(err)
 	if kind == fault.NotFound {
-		return fault.Newf(fault.Corrupt, "read chunk", k.digest.String(), "the store lacks it: %v", err)
+		return fault.Newf(fault.Corrupt, "read chunk", k.digest.String(), "the store lacks it: %w", err)
 	}
 	return fault.New(kind, "read chunk", k.digest.String(), err)
 }

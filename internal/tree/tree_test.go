@@ -272,6 +272,36 @@ func open(t testing.TB, tree *Tree, path string) Handle {
 	return h
 }
 
+// TestIndexIsAskedForAgain: to a user of some groups alone, a connection that took
+// another's place has no chunks until it has told of them.
+func TestIndexIsAskedForAgain(t *testing.T) {
+	s := smallStore(t)
+	tree, _ := newTestTree(t, s)
+	h := open(t, tree, "vm/100/"+stamp1+"/drive-scsi0.img")
+	defer h.Close()
+	want := noise(200_000, 1)
+	for _, off := range []int{0, 131072} {
+		s.mu.Lock()
+		s.untold = true
+		s.mu.Unlock()
+		p := make([]byte, 60_000)
+		if n, err := h.ReadAt(context.Background(), p, int64(off)); err != nil || !bytes.Equal(p[:n], want[off:off+n]) || n != len(p) {
+			t.Errorf("at %d: %d, %v", off, n, err)
+		}
+	}
+	// A chunk that is not there is not there, and no directory or file is missing.
+	s.mu.Lock()
+	clear(s.chunks)
+	s.mu.Unlock()
+	before := s.count("file")
+	if _, err := h.ReadAt(context.Background(), make([]byte, 10), 70_000); fault.KindOf(err) != fault.Corrupt {
+		t.Errorf("a missing chunk: %v", err)
+	}
+	if n := s.count("file") - before; n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
 func TestLend(t *testing.T) {
 	tree, _ := newTestTree(t, smallStore(t))
 	h := open(t, tree, "vm/100/"+stamp2+"/drive-scsi0.img").(*indexHandle)
