@@ -14,9 +14,9 @@ import (
 type file struct {
 	File
 	r        *Run
-	tree     *tree // that it is made with; nil: it has a source of its own
-	average  int   // bytes of its chunks, if not the run's
-	fixed    bool  // an empty disk is not
+	tree     *tree                // that it is made with; nil: it has a source of its own
+	average  int                  // bytes of its chunks, if not the run's
+	fixed    bool                 // an empty disk is not
 	told     atomic.Pointer[told] // nil: nothing was
 	progress counters
 	path     atomic.Pointer[string]
