@@ -94,7 +94,7 @@ func BenchmarkPush(b *testing.B) {
 	b.SetBytes(4 << 20)
 	off := int64(0)
 	for b.Loop() {
-		m.store(h, tree.Chunk{Start: off, Data: f.data})
+		m.store(h, tree.Chunk{Start: off, Data: f.data}, f.chunk)
 		off = (off + 4<<20) % (1 << 30)
 	}
 }

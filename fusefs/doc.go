@@ -10,7 +10,8 @@
 //
 // After the reply to a read that follows no direction, the whole chunk it came
 // from is pushed into the kernel's page cache (push.go): later reads of it never
-// get here. The kernel's caches of names, attributes and pages are given a year
+// get here. Of a file that goes on being read so, the rest is pushed too, by
+// cores that would be idle (fill.go). The kernel's caches of names, attributes and pages are given a year
 // for what is immutable.
 //
 // Never touch a mountpoint from the process that serves it.

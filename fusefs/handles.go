@@ -96,6 +96,7 @@ type fileHandle struct {
 	size   int64            // as it was opened; -1: unknown
 	chunks tree.ChunkHandle // the same, if it can hand on chunks
 	lender lender           // the same, if it can lend what is read
+	filler filler           // the same, if it can be filled
 	holds  atomic.Int32
 }
 

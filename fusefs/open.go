@@ -46,6 +46,7 @@ func (s *Server) openFile(ctx context.Context, r *fuse.OpenRequest, file tree.Fi
 	h.holds.Store(1)
 	h.chunks, _ = t.(tree.ChunkHandle)
 	h.lender, _ = t.(lender)
+	h.filler, _ = t.(filler)
 	var flags fuse.OpenResponseFlags
 	switch {
 	case t.Direct():
@@ -53,6 +54,8 @@ func (s *Server) openFile(ctx context.Context, r *fuse.OpenRequest, file tree.Fi
 		h.size = -1
 	case t.KeepCache():
 		flags = fuse.OpenKeepCache
+	default:
+		s.closed(r.Node, true)
 	}
 	r.Respond(&fuse.OpenResponse{Handle: s.handles.add(h), Flags: flags})
 }

@@ -112,33 +112,40 @@ func (s *Server) pushOne(job pushJob) {
 	}
 	defer c.Release()
 	if s.push.claim(h, c.Start) {
-		s.store(h, c)
+		s.want(h, job.off)
+		if n := s.store(h, c, int64(len(c.Data))); n > 0 {
+			s.stats.pushes.Add(1)
+			s.stats.pushBytes.Add(n)
+		}
 	}
 }
 
-// store pushes the pages that lie wholly within c. The last page of the file is
-// whole where the file ends; nothing is stored beyond, which would make the file
-// longer.
-func (s *Server) store(h *fileHandle, c tree.Chunk) {
-	from, to := wholePages(c.Start, c.Start+int64(len(c.Data)), h.size)
-	if from >= to {
-		return
-	}
+// zeros is what is stored of chunks without data.
+var zeros [pushPiece]byte
+
+// store puts the pages that lie wholly within c, of the given size, into the
+// page cache, and returns how many bytes those are; 0 if not all of them could
+// be. The last page of the file is whole where the file ends; nothing is stored
+// beyond, which would make the file longer.
+func (s *Server) store(h *fileHandle, c tree.Chunk, size int64) int64 {
+	from, to := wholePages(c.Start, c.Start+size, h.size)
 	for off := from; off < to; off += pushPiece {
 		if !s.handles.open(h.id) {
-			return
+			return 0
 		}
-		data := c.Data[off-c.Start : min(off+pushPiece, to)-c.Start]
+		data := zeros[:min(pushPiece, to-off)]
+		if c.Data != nil {
+			data = c.Data[off-c.Start:][:len(data)]
+		}
 		if err := s.sendStore(h.id, off, data); err != nil {
 			// Not in the kernel's memory any more is no failure.
 			if !errors.Is(err, fuse.ErrNotCached) && s.ctx.Err() == nil {
 				s.stats.pushErrors.Add(1)
 			}
-			return
+			return 0
 		}
-		s.stats.pushBytes.Add(int64(len(data)))
 	}
-	s.stats.pushes.Add(1)
+	return max(0, to-from)
 }
 
 // wholePages shrinks the range from..to of a file of the given size to what may

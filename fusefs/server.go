@@ -44,7 +44,8 @@ type Config struct {
 	// to die waits no longer than this.
 	InterruptAfter time.Duration
 
-	copying bool // tests: have the library send all there is
+	copying bool         // tests: have the library send all there is
+	memory  func() int64 // tests: what memory could be had; nil: ask the system
 }
 
 // A Server answers the requests of one mount.
@@ -64,6 +65,7 @@ type Server struct {
 	tasks   sync.WaitGroup
 	bufs    sync.Pool // *[maxRead]byte
 	push    pusher
+	fills   fills
 	stale   stale
 	stats   counters
 	said    said
@@ -92,6 +94,7 @@ func New(conn *fuse.Conn, cfg Config) (*Server, error) {
 	s.handles.init()
 	s.waiting.init(cfg.InterruptAfter)
 	s.push.init()
+	s.fills.init(cfg.memory)
 	s.stale.init()
 	s.device.fd = -1
 	if !cfg.copying {
@@ -116,6 +119,9 @@ func (s *Server) Serve() error {
 		for range pushers {
 			helpers.Go(s.pushAll)
 		}
+		for range fillers() {
+			helpers.Go(s.fillAll)
+		}
 	}
 	var err error
 	for range readers {
@@ -125,6 +131,7 @@ func (s *Server) Serve() error {
 	s.tasks.Wait()
 	close(s.over)
 	helpers.Wait()
+	s.closeFills()
 	s.handles.closeAll()
 	s.device.close()
 	return err
@@ -197,6 +204,7 @@ func (s *Server) dispatch(req fuse.Request) {
 		s.open(r)
 	case *fuse.ReleaseRequest:
 		s.handles.release(r.Handle)
+		s.closed(r.Node, false)
 		r.Respond()
 	case *fuse.InterruptRequest:
 		s.interrupt(r)

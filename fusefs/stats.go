@@ -13,13 +13,15 @@ type Stats struct {
 	Handles    int64 `json:"handles"`     // open files and directories now
 	Pushes     int64 `json:"pushes"`      // chunks pushed into the page cache
 	PushBytes  int64 `json:"push_bytes"`  // in them
+	Fills      int64 `json:"fills"`       // chunks pushed that nobody had asked for, of files read at random
+	FillBytes  int64 `json:"fill_bytes"`  // in them
 	PushDrops  int64 `json:"push_drops"`  // chunks not pushed because too many waited
 	PushErrors int64 `json:"push_errors"` // pushes that the kernel did not take
 }
 
 type counters struct {
-	reads, readBytes, errors, interrupts, panics atomic.Int64
-	pushes, pushBytes, pushDrops, pushErrors     atomic.Int64
+	reads, readBytes, errors, interrupts, panics               atomic.Int64
+	fills, fillBytes, pushes, pushBytes, pushDrops, pushErrors atomic.Int64
 }
 
 // Stats returns the counts. It may be called at any time.
@@ -35,6 +37,8 @@ func (s *Server) Stats() Stats {
 		Handles:    int64(s.handles.len()),
 		Pushes:     c.pushes.Load(),
 		PushBytes:  c.pushBytes.Load(),
+		Fills:      c.fills.Load(),
+		FillBytes:  c.fillBytes.Load(),
 		PushDrops:  c.pushDrops.Load(),
 		PushErrors: c.pushErrors.Load(),
 	}

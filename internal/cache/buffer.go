@@ -31,14 +31,15 @@ func classOf(n int) (class, size int) {
 // each counted by the Cache: kept (in the LRU, which holds one reference), busy
 // (referenced, but not kept), free. State and counts change under Cache.mu.
 type buffer struct {
-	refs   atomic.Int32
-	mem    []byte // all of it
-	data   []byte // the chunk's plain bytes, within mem
-	key    key
-	class  uint8
-	mapped bool
-	kept   bool
-	ahead  bool // fetched ahead, and nobody has asked for it yet
+	refs    atomic.Int32
+	mem     []byte // all of it
+	data    []byte // the chunk's plain bytes, within mem
+	key     key
+	class   uint8
+	mapped  bool
+	kept    bool
+	ahead   bool // fetched ahead, and nobody has asked for it yet
+	passing bool // fetched to be handed on: not worth keeping for itself
 }
 
 // A pool is the free buffers by class. Its methods need Cache.mu.

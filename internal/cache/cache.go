@@ -149,17 +149,24 @@ func (c *Cache) evictLocked() bool {
 		return false
 	}
 	c.stats.Evicted++
+	if b.ahead && !b.passing {
+		c.stats.AheadUnused++
+	}
+	c.unkeepLocked(b)
+	return true
+}
+
+// unkeepLocked takes back the reference of a buffer that is kept no longer.
+func (c *Cache) unkeepLocked(b *buffer) {
 	b.kept = false
 	if b.ahead {
 		c.usedLocked(b)
-		c.stats.AheadUnused++
 	}
 	c.kept -= int64(len(b.mem))
 	c.busy += int64(len(b.mem))
 	if b.refs.Add(-1) == 0 {
 		c.freeLocked(b)
 	}
-	return true
 }
 
 // usedLocked ends the time of b as a chunk that was fetched ahead for nobody yet.

@@ -18,6 +18,7 @@ type flight struct {
 	wants    int   // runs that had it fetched ahead
 	demanded bool  // somebody waits or has waited for it
 	ahead    int64 // what it counts in Cache.ahead
+	passing  bool  // it was begun to be handed on only
 	arrived  bool  // it is being decoded, and so beyond canceling
 	finished bool
 	credit   int64         // promised for the plain bytes and not yet taken
@@ -306,6 +307,10 @@ func (c *Cache) finishLocked(f *flight, b *buffer, err error) {
 	b.key, b.kept = f.key, true
 	c.busy -= int64(len(b.mem))
 	c.kept += int64(len(b.mem))
+	b.passing = f.passing && f.wants <= 1
+	if b.passing {
+		c.stats.Filled++
+	}
 	if !f.demanded {
 		b.ahead = true
 		c.ahead += int64(len(b.mem))

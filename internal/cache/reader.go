@@ -273,9 +273,13 @@ func (r Ref) Bytes() []byte { return r.data }
 
 // Release gives the chunk back, once.
 func (r Ref) Release() {
-	if r.b != nil {
-		r.c.release(r.b)
+	if r.b == nil {
+		return
 	}
+	if r.b.passing { // as it has been since it was decoded
+		r.c.passed(r.b)
+	}
+	r.c.release(r.b)
 }
 
 // Cached returns the chunk that holds byte off, and where in the file it begins,

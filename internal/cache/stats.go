@@ -29,6 +29,7 @@ type Stats struct {
 	AheadUsed     uint64 `json:"ahead_used"`     // asked for ahead of time, and then by a reader
 	AheadUnused   uint64 `json:"ahead_unused"`   // evicted before any reader wanted them
 	AheadCanceled uint64 `json:"ahead_canceled"` // given up on their way
+	Filled        uint64 `json:"filled"`         // fetched for nobody, to be handed on whole
 
 	Latency time.Duration `json:"latency_ns"`       // the shortest a chunk took of late
 	Rate    int64         `json:"bytes_per_second"` // plain bytes, the best of late

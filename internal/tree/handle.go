@@ -76,6 +76,23 @@ func (h *indexHandle) Lend(off int64, n int) (Chunk, bool) {
 	return Chunk{Start: start, Data: ref.Bytes(), ref: ref}, ok
 }
 
+// Chunks returns how many chunks the file is made of.
+func (h *indexHandle) Chunks() int { return h.reader.Chunks() }
+
+// ChunkAt returns which chunk holds byte off, 0 <= off < Size.
+func (h *indexHandle) ChunkAt(off int64) int { return h.reader.ChunkAt(off) }
+
+// Fill returns chunk i, 0 <= i < Chunks, fetched for nobody who waits, and its
+// size. The chunk of zeros has no Data. The caller releases the chunk. Outcomes:
+// a chunk; unsupported, if the store is too far away for that; what else ReadAt has.
+func (h *indexHandle) Fill(ctx context.Context, i int) (Chunk, int64, error) {
+	ref, start, size, err := h.reader.Fill(ctx, i)
+	if err != nil {
+		return Chunk{}, 0, fault.New(fault.Unknown, "fill", h.path, err)
+	}
+	return Chunk{Start: start, Data: ref.Bytes(), ref: ref}, size, nil
+}
+
 func (h *indexHandle) Close() error {
 	h.reader.Close()
 	h.t.contents.put(h.content)
