@@ -42,6 +42,9 @@ func testKills(t *testing.T, rounds int) {
 				t.Fatalf("in round %d, the victim was the %s", round, victim)
 			}
 		}
+		if (round+1)%10 == 0 {
+			t.Logf("%d rounds of three kills", round+1)
+		}
 	}
 }
 
