@@ -61,14 +61,14 @@ def run(args, areas, peers):
                     AREAS[area](b)
                 if args.json:
                     report.write_json(args.json, info, table)
+                if args.markdown:
+                    report.write_markdown(args.markdown, info, table, [p.name for p in peers])
     finally:
         shutil.rmtree(work, ignore_errors=True)
     say(table.text())
     missed = table.missed()
     if missed:
         say(f"{len(missed)} goals missed")
-    if args.markdown:
-        report.write_markdown(args.markdown, info, table, [p.name for p in peers])
     # A goal that is missed is a result; what could not be measured is a failure.
     return 1 if table.failures else 0
 

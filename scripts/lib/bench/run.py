@@ -55,13 +55,18 @@ def measure(cmd, env=None, limit=None, ok=(0,)):
             cut.set()
             os.killpg(p.pid, 9)
 
-        timer = threading.Timer(limit, stop) if limit else None
-        if timer:
+        timer = threading.Timer(limit or 0, stop)
+        if limit:
             timer.start()
-        with Sampler(p.pid) as sampler:
-            _, status, use = os.wait4(p.pid, 0)
-            wall = time.monotonic() - begin
-        if timer:
+        try:
+            with Sampler(p.pid) as sampler:
+                _, status, use = os.wait4(p.pid, 0)
+                wall = time.monotonic() - begin
+        except BaseException:
+            os.killpg(p.pid, 9)
+            p.wait()
+            raise
+        finally:
             timer.cancel()
         p.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)

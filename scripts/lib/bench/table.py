@@ -63,7 +63,7 @@ class Table:
             self.rows[key].update({t: list(v) for t, v in peers_of(self.rows[source]).items()})
 
     def fail(self, area, tool, error):
-        line = f"{area}, {tool}: {error}"
+        line = " ".join(f"{area}, {tool}: {error}".split())
         if line not in self.failures:
             self.failures.append(line)
 
