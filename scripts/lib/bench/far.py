@@ -22,7 +22,7 @@ AHEAD = 0.025
 
 
 def far(b):
-    seconds = 2 if b.quick else 6
+    seconds = 1 if b.quick else 6
     stream = data.noise(f"far{RAMP + seconds}", int(RATE * (RAMP + seconds + 1)) // CHUNK * CHUNK)
     other = data.noise("far-other", 256 * MIB)
     t = Pmxfs(b.work, "far")
