@@ -82,7 +82,7 @@ class Sampler:
     wait4's maximum will not do: it begins with the RSS of this interpreter, which is more than some peers need in all.
     """
 
-    def __init__(self, pid, every=0.03):
+    def __init__(self, pid, every=0.05):
         self.pid, self.every, self.peak = pid, every, 0
         self.done = threading.Event()
         self.thread = threading.Thread(target=self.watch, daemon=True)
