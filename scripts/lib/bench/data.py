@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import stat
 import tempfile
 
 from .run import MIB, sh
@@ -39,7 +40,7 @@ def machine_files():
                     st = os.lstat(path)
                 except OSError:
                     continue
-                if st.st_dev == device and os.path.isfile(path) and not os.path.islink(path) and st.st_size < 64 * MIB:
+                if st.st_dev == device and stat.S_ISREG(st.st_mode) and st.st_size < 64 * MIB:
                     yield path, st.st_size
 
 
@@ -142,7 +143,9 @@ def sparse(name, size, data):
         with open(new, "wb") as out:
             left = data
             for path, n in machine_files():
-                if n >= 65536 and left > 0:
+                if left <= 0:
+                    break
+                if n >= 65536:
                     with open(path, "rb") as f:
                         left -= out.write(f.read(left))
         if left > 0:
