@@ -15,8 +15,8 @@ const (
 	// silentMost is how long the peer may show no sign of life, and answerMost
 	// how long of that it has been asked for one: our own process may have been
 	// stopped.
-	silentMost = 14 * time.Second
-	answerMost = 8 * time.Second
+	silentMost = 12 * time.Second
+	answerMost = 6 * time.Second
 	// pausedMost is silentMost for a peer that has uploads to settle: what stands
 	// in the pipes and proxies of a slow link, and the question for a sign of
 	// life behind it, looks the same as a peer that is gone. Where the peer's

@@ -162,17 +162,18 @@ func readErrno(args []string) error {
 	return nil
 }
 
-// interrupted FILE: is errno, sent SIGUSR1 again and again by its other threads.
+// interrupted FILE SIGNAL: is errno, sent the signal again and again by its other threads.
 // Go installs its handlers with SA_RESTART, and never sees EINTR from most
 // calls: but that of a file system is handed on.
 func readInterrupted(args []string) error {
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
+	sig := syscall.Signal(number(args[1]))
+	signal.Notify(make(chan os.Signal, 1), sig)
 	runtime.LockOSThread()
 	tid := syscall.Gettid()
 	go func() {
 		for {
 			time.Sleep(time.Millisecond)
-			unix.Tgkill(os.Getpid(), tid, syscall.SIGUSR1)
+			unix.Tgkill(os.Getpid(), tid, sig)
 		}
 	}()
 	return readErrno(args)

@@ -123,45 +123,95 @@ func TestInterruptedReads(t *testing.T) {
 	}
 }
 
-// An interrupt ends the wait of the reader that it is for, with EINTR.
-func TestInterrupt(t *testing.T) {
-	started, gate := make(chan struct{}, 10), make(chan struct{})
-	var left atomic.Int64
-	stuck := newFile(2, 4096)
-	stuck.direct = true // pages are waited for in a way that only dying interrupts
-	stuck.read = func(ctx context.Context, p []byte, off int64) (int, error) {
+// stuckFile is a file whose reads wait until they are given up. It counts those
+// that have been.
+func stuckFile() (f *memFile, started chan struct{}, left *atomic.Int64) {
+	started, left = make(chan struct{}, 100), new(atomic.Int64)
+	f = newFile(2, 4096)
+	f.direct = true // pages are waited for in a way that only dying interrupts
+	f.read = func(ctx context.Context, p []byte, off int64) (int, error) {
 		started <- struct{}{}
+		<-ctx.Done()
+		left.Add(1)
+		return 0, fault.New(fault.Unknown, "wait", "", ctx.Err())
+	}
+	return f, started, left
+}
+
+// A signal ends the wait of the reader that it is for with EINTR: at once, or if
+// it is one that asks for nothing, after a while.
+func TestInterrupt(t *testing.T) {
+	for _, c := range []struct {
+		sig   syscall.Signal
+		after time.Duration
+	}{{syscall.SIGUSR1, time.Hour}, {syscall.SIGTERM, time.Hour}, {syscall.SIGURG, 300 * time.Millisecond}} {
+		t.Run(c.sig.String(), func(t *testing.T) {
+			stuck, started, left := stuckFile()
+			m := mountTree(t, Config{Root: newDir(1, child{"stuck", stuck}), InterruptAfter: c.after}, MountOptions{})
+			out := make(chan string, 1)
+			begin := time.Now()
+			go func() {
+				// The signal has a handler, so it kills nobody.
+				got, err := m.tryChild("interrupted", m.dir+"/stuck", fmt.Sprint(int(c.sig)))
+				out <- fmt.Sprint(strings.TrimSpace(got), err)
+			}()
+			<-started
+			select {
+			case got := <-out:
+				if want := fmt.Sprintf("read -1 %d<nil>", syscall.EINTR); got != want {
+					t.Errorf("the reader says %s, not %s", got, want)
+				}
+			case <-time.After(deadline):
+				m.abort()
+				t.Fatal("the reader is still waiting")
+			}
+			if took := time.Since(begin); c.after < time.Hour && took < c.after {
+				t.Errorf("interrupted after %v by what asks for nothing", took)
+			}
+			if left.Load() == 0 {
+				t.Error("the read goes on without its reader")
+			}
+		})
+	}
+}
+
+// Who is killed is gone at once, also if the kernel has sent its only INTERRUPT
+// for a signal that asked for nothing.
+func TestKilledReader(t *testing.T) {
+	stuck, started, left := stuckFile()
+	m := mountTree(t, Config{Root: newDir(1, child{"stuck", stuck}), InterruptAfter: time.Hour}, MountOptions{})
+	for _, args := range [][]string{{"errno", m.dir + "/stuck"}, {"interrupted", m.dir + "/stuck", fmt.Sprint(int(syscall.SIGURG))}} {
+		before := m.stats.interrupts.Load()
+		stop := m.start(args...)
+		<-started
+		if args[0] == "interrupted" {
+			eventually(t, "the first interrupt", func() bool { return m.stats.interrupts.Load() > before })
+		}
+		gone := make(chan struct{})
+		go func() { stop(); close(gone) }()
 		select {
-		case <-ctx.Done():
-			left.Add(1)
-			return 0, fault.New(fault.Unknown, "wait", "", ctx.Err())
-		case <-gate:
+		case <-gone:
+		case <-time.After(deadline):
+			m.abort()
+			t.Fatalf("%s: the reader cannot be killed", args[0])
 		}
-		fill(2, p, off)
-		return 4096, nil
 	}
-	m := mountTree(t, Config{Root: newDir(1, child{"stuck", stuck}), InterruptAfter: 10 * time.Millisecond}, MountOptions{})
-	// The signal has a handler, so it kills nobody.
-	out := make(chan string, 1)
-	go func() {
-		got, err := m.tryChild("interrupted", m.dir+"/stuck")
-		out <- fmt.Sprint(strings.TrimSpace(got), err)
-	}()
-	<-started
-	select {
-	case got := <-out:
-		if want := fmt.Sprintf("read -1 %d<nil>", syscall.EINTR); got != want {
-			t.Errorf("the reader says %s, not %s", got, want)
+	if left.Load() != 2 {
+		t.Errorf("%d of 2 reads were given up", left.Load())
+	}
+}
+
+func TestPendingSignals(t *testing.T) {
+	const status = "Name:\tdd\nSigQ:\t0/9\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000400002\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000000001\n"
+	got, ok := pendingSignals([]byte(status))
+	if want := signalSet(1<<(syscall.SIGKILL-1) | 1<<(syscall.SIGURG-1)); got != want || !ok {
+		t.Errorf("%x, %v, want %x", got, ok, want)
+	}
+	for _, bad := range []string{"", "SigPnd:\tx\nShdPnd:\t0\nSigBlk:\t0\n", "SigPnd:\t1\n"} {
+		if _, ok := pendingSignals([]byte(bad)); ok {
+			t.Errorf("%q is known", bad)
 		}
-	case <-time.After(deadline):
-		close(gate)
-		t.Fatal("the reader is still waiting")
 	}
-	if left.Load() == 0 {
-		t.Error("the read goes on without its reader")
-	}
-	close(gate)
-	m.child("seq", m.dir+"/stuck", "2", "4096")
 }
 
 // Many slow reads keep nobody from being served.

@@ -38,10 +38,10 @@ type Config struct {
 	Log *slog.Logger // nil: no log
 
 	// InterruptAfter is how long a request may have waited before an interrupt
-	// ends it with EINTR; 0 is half a second. Programs written in Go interrupt
-	// their own reads all the time, and few others expect EINTR from a file, so
-	// a read that will be there in a moment is better finished. What was asked
-	// to die waits no longer than this.
+	// that asks for nothing (see news) ends it with EINTR; 0 is half a second.
+	// Programs written in Go interrupt their own reads all the time, and few
+	// others expect EINTR from a file, so a read that will be there in a moment
+	// is better finished. Any other interrupt ends the wait at once.
 	InterruptAfter time.Duration
 
 	copying bool         // tests: have the library send all there is

@@ -23,16 +23,24 @@ const (
 
 // waiting is the requests that wait, by their ids.
 type waiting struct {
-	after time.Duration // how long an interrupt is not heard
+	after time.Duration // how long an interrupt that is no more than news is not heard
 	mu    sync.Mutex
 	m     map[fuse.RequestID]*waiter
 }
 
 type waiter struct {
 	since  time.Time
+	thread uint32 // who waits
 	cancel context.CancelFunc
-	timer  *time.Timer // set by an interrupt that came early
+
+	interrupted bool
+	timer       *time.Timer // looks again after an interrupt that was not heard
 }
+
+// lookAgain is how often a waiter whose interrupt was not heard is looked at: the
+// kernel sends one INTERRUPT for a request, and a signal that asks for more may
+// follow the one that caused it.
+const lookAgain = 20 * time.Millisecond
 
 func (w *waiting) init(after time.Duration) {
 	w.after = after
@@ -40,13 +48,13 @@ func (w *waiting) init(after time.Duration) {
 }
 
 // add takes note of a request. It fails if maxWaiting wait already.
-func (w *waiting) add(id fuse.RequestID, cancel context.CancelFunc) bool {
+func (w *waiting) add(id fuse.RequestID, thread uint32, cancel context.CancelFunc) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.m) >= maxWaiting {
 		return false
 	}
-	w.m[id] = &waiter{since: time.Now(), cancel: cancel}
+	w.m[id] = &waiter{since: time.Now(), thread: thread, cancel: cancel}
 	return true
 }
 
@@ -59,19 +67,36 @@ func (w *waiting) remove(id fuse.RequestID) {
 	delete(w.m, id)
 }
 
-// interrupt ends a request's waiting as soon as it may be ended, and reports
-// whether it is there.
+// interrupt ends a request's waiting: at once if the thread that waits was asked to
+// end what it does or nobody can know, else when it has waited for w.after or is
+// asked. It reports whether the request is there.
 func (w *waiting) interrupt(id fuse.RequestID) bool {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	r := w.m[id]
-	if r == nil {
-		return false
+	first := r != nil && !r.interrupted
+	if first {
+		r.interrupted = true
 	}
-	if r.timer == nil {
-		r.timer = time.AfterFunc(w.after-time.Since(r.since), r.cancel)
+	w.mu.Unlock()
+	if first {
+		w.hear(id, r)
 	}
-	return true
+	return r != nil
+}
+
+// hear cancels r, or looks at it again in a moment. A signal is pending before
+// the INTERRUPT that it causes is sent.
+func (w *waiting) hear(id fuse.RequestID, r *waiter) {
+	end, known := asked(r.thread)
+	if end || !known || time.Since(r.since) >= w.after {
+		r.cancel()
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.m[id] == r {
+		r.timer = time.AfterFunc(lookAgain, func() { w.hear(id, r) })
+	}
 }
 
 // wait has f answer req on a goroutine of its own, under a context that an
@@ -83,7 +108,7 @@ func (w *waiting) interrupt(id fuse.RequestID) bool {
 func (s *Server) wait(req fuse.Request, turns chan struct{}, f func(ctx context.Context)) {
 	id := req.Hdr().ID
 	ctx, cancel := context.WithCancel(s.ctx)
-	if !s.waiting.add(id, cancel) {
+	if !s.waiting.add(id, req.Hdr().Pid, cancel) {
 		cancel()
 		req.RespondError(fuse.Errno(syscall.EAGAIN))
 		return

@@ -67,7 +67,7 @@ func newSSH(repo string, opt Options) (*sshRepo, error) {
 	s := &sshRepo{repo: repo, opt: opt, conns: map[*sshConn]bool{}}
 	// What the caller says comes first: to ssh the first word on an option counts.
 	s.args = append(s.args, opt.SSHArgs...)
-	s.args = append(s.args, "-T", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
+	s.args = append(s.args, "-T", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2")
 	if p := u.Port(); p != "" {
 		s.args = append(s.args, "-p", p)
 	}

@@ -98,7 +98,7 @@ func TestSSHRunsTheServerOnTheFarSide(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := strings.Join([]string{"-i", "key", "-T", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3", "-p", "2222", "--", "user@host",
+	want := strings.Join([]string{"-i", "key", "-T", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", "-p", "2222", "--", "user@host",
 		`pmxstore serve --listen stdio '/srv/it'\''s a store'`, ""}, "\n")
 	if string(b) != want {
 		t.Errorf("ssh was given\n%s\nwant\n%s", b, want)
