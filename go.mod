@@ -16,4 +16,8 @@ require (
 	golang.org/x/term v0.48.0
 )
 
-require golang.org/x/tools v0.26.0 // indirect
+require (
+	github.com/prometheus/client_golang v1.23.2 // indirect
+	golang.org/x/time v0.16.0 // indirect
+	golang.org/x/tools v0.26.0 // indirect
+)

@@ -175,6 +175,28 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// Who waits for a page, and not for an answer of ours, causes no INTERRUPT.
+func TestInterruptedForPages(t *testing.T) {
+	stuck, started, _ := stuckFile()
+	stuck.direct = false
+	m := mountTree(t, Config{Root: newDir(1, child{"stuck", stuck}), InterruptAfter: time.Hour}, MountOptions{})
+	out := make(chan error, 1)
+	go func() {
+		_, err := m.tryChild("interrupted", m.dir+"/stuck", fmt.Sprint(int(syscall.SIGUSR1)))
+		out <- err
+	}()
+	<-started
+	select {
+	case err := <-out:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(deadline):
+		m.abort()
+		t.Fatal("the reader is still waiting")
+	}
+}
+
 // Who is killed is gone at once, also if the kernel has sent its only INTERRUPT
 // for a signal that asked for nothing.
 func TestKilledReader(t *testing.T) {

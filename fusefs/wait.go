@@ -21,26 +21,26 @@ const (
 	maxWaiting = 4096
 )
 
+// lookEvery is how often those that have waited for as long are looked at: who
+// waits for a page that is read ahead, and has a handler for the signal, causes
+// no INTERRUPT at all; and the kernel sends one for a request, whatever signals
+// follow the one that caused it.
+const lookEvery = 50 * time.Millisecond
+
 // waiting is the requests that wait, by their ids.
 type waiting struct {
-	after time.Duration // how long an interrupt that is no more than news is not heard
+	after time.Duration // how long an interrupt that asks for nothing is not heard
 	mu    sync.Mutex
 	m     map[fuse.RequestID]*waiter
+	look  *time.Timer // runs while there are any
 }
 
 type waiter struct {
-	since  time.Time
-	thread uint32 // who waits
-	cancel context.CancelFunc
-
+	since       time.Time
+	thread      uint32 // who waits, or began to read ahead
+	cancel      context.CancelFunc
 	interrupted bool
-	timer       *time.Timer // looks again after an interrupt that was not heard
 }
-
-// lookAgain is how often a waiter whose interrupt was not heard is looked at: the
-// kernel sends one INTERRUPT for a request, and a signal that asks for more may
-// follow the one that caused it.
-const lookAgain = 20 * time.Millisecond
 
 func (w *waiting) init(after time.Duration) {
 	w.after = after
@@ -55,47 +55,72 @@ func (w *waiting) add(id fuse.RequestID, thread uint32, cancel context.CancelFun
 		return false
 	}
 	w.m[id] = &waiter{since: time.Now(), thread: thread, cancel: cancel}
+	if len(w.m) == 1 {
+		if w.look == nil {
+			w.look = time.AfterFunc(lookEvery, w.lookAtAll)
+		} else {
+			w.look.Reset(lookEvery)
+		}
+	}
 	return true
 }
 
 func (w *waiting) remove(id fuse.RequestID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if t := w.m[id].timer; t != nil {
-		t.Stop()
-	}
 	delete(w.m, id)
+	if len(w.m) == 0 {
+		w.look.Stop()
+	}
 }
 
 // interrupt ends a request's waiting: at once if the thread that waits was asked to
-// end what it does or nobody can know, else when it has waited for w.after or is
-// asked. It reports whether the request is there.
+// end what it does, else when it is, or has waited for w.after. It reports whether
+// the request is there.
 func (w *waiting) interrupt(id fuse.RequestID) bool {
 	w.mu.Lock()
 	r := w.m[id]
-	first := r != nil && !r.interrupted
-	if first {
+	if r != nil {
 		r.interrupted = true
 	}
 	w.mu.Unlock()
-	if first {
-		w.hear(id, r)
+	if r == nil {
+		return false
 	}
-	return r != nil
+	// A signal is pending before the INTERRUPT that it causes is sent.
+	if end, known := asked(r.thread); end || !known || time.Since(r.since) >= w.after {
+		r.cancel()
+	}
+	return true
 }
 
-// hear cancels r, or looks at it again in a moment. A signal is pending before
-// the INTERRUPT that it causes is sent.
-func (w *waiting) hear(id fuse.RequestID, r *waiter) {
-	end, known := asked(r.thread)
-	if end || !known || time.Since(r.since) >= w.after {
-		r.cancel()
-		return
+// lookAtAll ends the waiting of those that were asked to end what they do, or
+// were interrupted for another reason and have waited for long enough.
+func (w *waiting) lookAtAll() {
+	now := time.Now()
+	var old []waiter
+	w.mu.Lock()
+	for _, r := range w.m {
+		if now.Sub(r.since) >= lookEvery {
+			old = append(old, *r)
+		}
+	}
+	w.mu.Unlock()
+	seen := map[uint32]bool{}
+	for _, r := range old {
+		end, ok := seen[r.thread]
+		if !ok {
+			end, _ = asked(r.thread)
+			seen[r.thread] = end
+		}
+		if end || r.interrupted && now.Sub(r.since) >= w.after {
+			r.cancel()
+		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.m[id] == r {
-		r.timer = time.AfterFunc(lookAgain, func() { w.hear(id, r) })
+	if len(w.m) > 0 {
+		w.look.Reset(lookEvery)
 	}
 }
 

@@ -46,6 +46,17 @@ type Config struct {
 
 	// Access says what the peer may do; nil: everything.
 	Access Access
+
+	Limits Limits
+	Shared *Shared // with other connections; nil: nothing is
+
+	// User is whose uploads count together, for Shared; empty: the peer's own.
+	User string
+
+	// Stop tells that the server is about to end, when it is closed: the
+	// connection begins no file any more, finishes those that it is at, answers
+	// what it was asked, and ends. How long that may take is for ctx to say.
+	Stop <-chan struct{}
 }
 
 // Access says what the peer of a connection may do. It is asked at each request,

@@ -52,12 +52,19 @@ type conn struct {
 	buffers *buffers
 	uploads *uploads
 	known   *known
+	shared  *Shared // nil: none
+	traffic traffic
+	pace    *pace // the reader's
 
 	prepared *semaphore.Weighted // maxPrepared
 	lookups  *semaphore.Weighted // maxLookups
-	decoding *semaphore.Weighted // answerMemory
-	indexes  *semaphore.Weighted // indexMemory
-	decoders chan *blob.Decoder  // those not in use
+	decoding bound               // answerMemory
+	indexes  bound               // indexMemory
+	encoders chan *blob.Encoder  // those not in use
+	decoders chan *blob.Decoder  // the same
+
+	freed    chan struct{} // an id is free again; for the reader that waits for that
+	stopping atomic.Bool   // the reader shall end
 
 	wake  chan struct{} // for the writer
 	batch []byte        // the writer's
@@ -78,11 +85,13 @@ type conn struct {
 	farewell     []byte // the last packet: an Error that says why the connection ends
 	farewellSent bool
 	draining     bool // the peer sends nothing more
+	ending       bool // no file may be begun any more
 }
 
 func newConn(ctx context.Context, nc net.Conn, cfg Config) *conn {
 	c := &conn{cfg: cfg, store: cfg.Store, features: cfg.Features, log: cfg.Log, nc: nc, sink: newSink(nc),
-		wake: make(chan struct{}, 1), snaps: map[ref.Snapshot]*snapshot{}}
+		wake: make(chan struct{}, 1), freed: make(chan struct{}, 1), snaps: map[ref.Snapshot]*snapshot{}, shared: cfg.Shared}
+	c.sink.limits = cfg.Limits
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -100,15 +109,24 @@ func newConn(ctx context.Context, nc net.Conn, cfg Config) *conn {
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	c.settling, c.giveUpSettling = context.WithCancel(context.WithoutCancel(ctx))
 	c.changed = sync.NewCond(&c.mu)
-	c.budget = newBudget(memory)
-	c.buffers = &buffers{limit: memory + uploadScratch + answerMemory}
-	c.uploads = newUploads(c)
+	all := c.shared
+	if all == nil {
+		all = &Shared{} // which bounds nothing
+	}
+	c.budget = newBudget(memory, all.uploads)
+	if c.buffers = all.buffers; c.buffers == nil {
+		c.buffers = &buffers{limit: memory + uploadScratch + answerMemory}
+	}
+	c.uploads = newUploads(c, all)
 	c.known = newKnown()
+	c.pace = newPace(c)
 	c.prepared = semaphore.NewWeighted(maxPrepared)
 	c.lookups = semaphore.NewWeighted(maxLookups)
-	c.decoding = semaphore.NewWeighted(answerMemory)
-	c.indexes = semaphore.NewWeighted(indexMemory)
-	c.decoders = make(chan *blob.Decoder, runtime.GOMAXPROCS(0))
+	c.decoding = bound{semaphore.NewWeighted(answerMemory), all.answers}
+	c.indexes = bound{semaphore.NewWeighted(indexMemory), all.indexes}
+	if c.encoders, c.decoders = all.encoders, all.decoders; c.encoders == nil {
+		c.encoders, c.decoders = make(chan *blob.Encoder, runtime.GOMAXPROCS(0)), make(chan *blob.Decoder, runtime.GOMAXPROCS(0))
+	}
 	return c
 }
 
@@ -129,6 +147,23 @@ func (c *conn) decoder() *blob.Decoder {
 func (c *conn) keep(d *blob.Decoder) {
 	select {
 	case c.decoders <- d:
+	default:
+	}
+}
+
+// encoder returns an encoder, to be given back with keepEncoder: one is dear to make.
+func (c *conn) encoder() *blob.Encoder {
+	select {
+	case e := <-c.encoders:
+		return e
+	default:
+		return blob.NewEncoder()
+	}
+}
+
+func (c *conn) keepEncoder(e *blob.Encoder) {
+	select {
+	case c.encoders <- e:
 	default:
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"pmxfs/internal/fault"
@@ -16,6 +17,7 @@ import (
 // uploads of which the peer has yet to send the rest. Only the reader reserves.
 type budget struct {
 	limit int64
+	all   *semaphore.Weighted // of all connections; nil: no limit
 
 	mu       sync.Mutex
 	settling int64
@@ -23,8 +25,8 @@ type budget struct {
 	freed    chan struct{} // something came back
 }
 
-func newBudget(limit int64) *budget {
-	return &budget{limit: limit, freed: make(chan struct{}, 1)}
+func newBudget(limit int64, all *semaphore.Weighted) *budget {
+	return &budget{limit: limit, all: all, freed: make(chan struct{}, 1)}
 }
 
 // reserve lends n bytes, as settling. While too much is lent it waits, unless
@@ -37,6 +39,13 @@ func (b *budget) reserve(ctx context.Context, n int64, must bool) error {
 		case b.settling+b.partial+n <= b.limit, b.settling == 0 && (must || b.partial == 0):
 			b.settling += n
 			b.mu.Unlock()
+			if b.all == nil {
+				return nil
+			}
+			if b.all.Acquire(ctx, n) != nil {
+				b.move(-n, 0)
+				return context.Cause(ctx)
+			}
 			return nil
 		case b.settling == 0:
 			b.mu.Unlock()
@@ -52,7 +61,12 @@ func (b *budget) reserve(ctx context.Context, n int64, must bool) error {
 }
 
 // release takes back n settling bytes.
-func (b *budget) release(n int64) { b.move(-n, 0) }
+func (b *budget) release(n int64) {
+	if b.all != nil {
+		b.all.Release(n)
+	}
+	b.move(-n, 0)
+}
 
 // unfinished says that n settling bytes are partial now, and finished the reverse.
 func (b *budget) unfinished(n int64) { b.move(-n, n) }

@@ -60,7 +60,7 @@ func TestBuffersStayUnderTheirLimit(t *testing.T) {
 
 func TestBudgetWaitsOnlyForWhatComesBack(t *testing.T) {
 	ctx := context.Background()
-	b := newBudget(100)
+	b := newBudget(100, nil)
 	take := func(n int64, must bool) error {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()

@@ -122,11 +122,24 @@ func (c *conn) pending() pending {
 func (c *conn) writeNext(k *sink) error {
 	c.mu.Lock()
 	packets, r, src := c.takeLocked()
-	draining := c.draining
+	draining, last := c.draining, c.farewellSent
 	c.mu.Unlock()
-	if draining {
+	switch {
+	case last:
+		k.limits = Limits{} // sayFarewell has set what is left
+	case draining && k.limits.Stall > 0:
+		k.limits.Stall = min(k.limits.Stall, drainTime)
+	case draining:
 		c.nc.SetWriteDeadline(time.Now().Add(drainTime))
 	}
+	defer func(before uint64) {
+		n := k.begun - before
+		c.traffic.sent.Add(n)
+		if c.shared != nil {
+			c.shared.counts.sent.Add(n)
+			c.shared.send.wait(c.ctx, int(n))
+		}
+	}(k.begun)
 	if len(packets) > 0 {
 		if err := k.packets(packets); err != nil {
 			return err

@@ -16,8 +16,10 @@ const maxSmall = wire.MaxDigests*wire.DigestSize + 1
 // breaks the protocol's framing.
 func (c *conn) read(in *wire.Reader) error {
 	for {
+		c.pace.between()
 		h, err := in.Next()
 		if err == nil {
+			c.pace.begun(h)
 			if err = wire.CheckFromClient(h, c.features); err == nil {
 				err = c.dispatch(in, h)
 			}
@@ -43,6 +45,11 @@ func (c *conn) dispatch(in *wire.Reader, h wire.Header) error {
 		return c.data(in, h)
 	case wire.TypeUploadChunk, wire.TypeUploadBlob:
 		return c.receiveUpload(in, h)
+	}
+	if h.Type != wire.TypeCancel && h.Type != wire.TypeCreateBackup {
+		if err := c.waitForTurn(); err != nil {
+			return err
+		}
 	}
 	payload, perr := in.Payload(maxSmall)
 	if perr != nil && !errors.Is(perr, fault.Invalid) {

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"time"
 
 	"pmxfs/internal/fault"
 	"pmxfs/internal/wire"
@@ -21,6 +22,7 @@ type request struct {
 	upload *upload // of an upload; set once
 
 	packets []byte // whole packets to be sent before what src makes
+	failed  fault.Kind
 	final   bool   // the last of packets is the final answer, or that has been sent
 	src     source // makes the other packets; nil if there are none (yet)
 	sending bool   // the writer is using src
@@ -28,7 +30,8 @@ type request struct {
 	ready   bool   // in one of the writer's queues
 	fetch   bool   // it asks for chunks
 	spec    bool   // and is speculative
-	stray   bool   // it is not among ids: an Error about a packet that asks for nothing
+	begun   time.Time
+	stray   bool // it is not among ids: an Error about a packet that asks for nothing
 }
 
 // A source makes the packets of an answer that is too long to be made at once.
@@ -61,7 +64,9 @@ func (c *conn) accept(h wire.Header) (*request, error) {
 	if c.ids[h.ID] != nil {
 		return nil, &wire.FramingError{Header: h, Reason: "the id is in use by a request that is not answered yet"}
 	}
-	r := &request{c: c, id: h.ID, typ: h.Type}
+	r := &request{c: c, id: h.ID, typ: h.Type, begun: time.Now()}
+	c.traffic.requests.Add(1)
+	c.count(func(n *counts) { n.requests[h.Type].Add(1) })
 	switch h.Type {
 	case wire.TypeUploadChunk, wire.TypeUploadBlob: // cannot be interrupted
 		r.ctx, r.cancel = c.settling, func() {}
@@ -90,7 +95,21 @@ func (r *request) answer(t wire.Type, payload []byte) {
 }
 
 // fail queues an Error as the final answer, unless there is one already.
-func (r *request) fail(err error) { r.answer(wire.TypeError, wire.FromError(err).Append(nil)) }
+func (r *request) fail(err error) {
+	r.c.mu.Lock()
+	old := r.failLocked(err)
+	r.c.mu.Unlock()
+	closeSource(old)
+}
+
+// failLocked is fail; the caller closes the source that it returns, as that of
+// answerLocked.
+func (r *request) failLocked(err error) (old source) {
+	if !r.final {
+		r.failed = fault.KindOf(err)
+	}
+	return r.answerLocked(wire.TypeError, wire.FromError(err).Append(nil))
+}
 
 // answerLocked is answer; the caller closes the source that it returns, if any,
 // when it has let go of the lock.
@@ -182,6 +201,11 @@ func (r *request) freeLocked() {
 	}
 	r.c.ids[r.id] = nil
 	r.c.inFlight--
+	r.c.answered(r.typ, r.failed, r.begun)
+	select {
+	case r.c.freed <- struct{}{}:
+	default:
+	}
 }
 
 func closeSource(s source) {

@@ -36,23 +36,40 @@ const (
 // A peer that ends only its own side is sent the answers to what it had asked.
 func Serve(ctx context.Context, conn net.Conn, cfg Config) error {
 	c := newConn(ctx, conn, cfg)
+	begin := time.Now()
+	c.count(func(n *counts) { n.accepted.Add(1); n.connections.Add(1) })
+	defer c.count(func(n *counts) { n.connections.Add(-1) })
 	stop := context.AfterFunc(c.ctx, func() { conn.Close() })
 	defer stop()
 
 	written := make(chan error, 1)
 	c.spawn(func() {
-		err := c.write()
-		if err != nil {
+		err := c.slow(c.write())
+		var off *cut
+		if errors.As(err, &off) {
+			c.cancel(err)
+		} else if err != nil {
 			c.peerLeft(err)
 		}
 		written <- err
 	})
-	err := c.read(wire.NewReader(conn))
+	if cfg.Stop != nil {
+		c.spawn(c.stopWhenDone)
+	}
+	err := c.read(wire.NewReader(c.pace))
 	var framing *wire.FramingError
+	var off *cut
 	left := c.left.Load()
 	switch {
 	case left != nil:
 		err = *left
+	case err == errStopping:
+		if e := c.drain(written); e != nil {
+			err = e
+		}
+	case errors.As(err, &off) && context.Cause(c.ctx) == nil:
+		c.sayFarewell(0, err)
+		c.linger(written)
 	case errors.As(err, &framing):
 		c.sayFarewell(framing.Header.ID, err)
 		c.linger(written)
@@ -66,6 +83,10 @@ func Serve(ctx context.Context, conn net.Conn, cfg Config) error {
 	}
 	c.cancel(errEnded)
 	c.undo(errEnded)
+	c.ended(err, time.Since(begin))
+	if err == errStopping {
+		return nil
+	}
 	return err
 }
 
@@ -74,6 +95,27 @@ func Serve(ctx context.Context, conn net.Conn, cfg Config) error {
 func (c *conn) peerLeft(why error) {
 	c.left.Store(&why)
 	c.nc.SetReadDeadline(time.Now().Add(leftTime))
+}
+
+// ended tells what the connection was.
+func (c *conn) ended(err error, took time.Duration) {
+	var off *cut
+	if errors.As(err, &off) {
+		c.count(func(n *counts) {
+			for i, reason := range cutReasons {
+				if reason == off.reason {
+					n.cut[i].Add(1)
+				}
+			}
+		})
+	}
+	t := &c.traffic
+	args := []any{"requests", t.requests.Load(), "received_bytes", t.received.Load(), "sent_bytes", t.sent.Load(),
+		"uploaded_bytes", t.uploaded.Load(), "seconds", took.Seconds()}
+	if err != nil {
+		args = append(args, "err", err)
+	}
+	c.log.Info("connection ended", args...)
 }
 
 // sayFarewell makes an Error the last packet of the connection.
@@ -157,7 +199,9 @@ func (c *conn) undo(why error) {
 	c.giveUpSettling() // nothing is left of it
 	c.closeSnapshots()
 	c.nc.Close()
-	c.buffers.close()
+	if c.shared == nil || c.buffers != c.shared.buffers {
+		c.buffers.close()
+	}
 }
 
 // canceled returns err, or if that is because ctx has ended, the error that the

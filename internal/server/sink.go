@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +29,8 @@ type sink struct {
 	room   syscall.RawConn // of the socket below, whatever is between; nil: unknown
 	buf    []byte          // for parts of files
 	head   [128]byte
+	limits Limits
+	begun  uint64 // bytes of packets begun so far
 	moved  moving
 	move   func(fd uintptr) bool // moveSome, made once
 }
@@ -87,6 +90,7 @@ func newSink(conn net.Conn) *sink {
 
 // wait returns when the connection will take a packet at once, or most of one.
 func (k *sink) wait() error {
+	k.hurry(0)
 	switch {
 	case k.waiter != nil:
 		return k.waiter.WaitWrite()
@@ -110,11 +114,27 @@ func writable(fd int) bool {
 
 // packet writes one packet.
 func (k *sink) packet(id uint8, t wire.Type, parts ...[]byte) error {
+	n := wire.HeaderSize
+	for _, p := range parts {
+		n += len(p)
+	}
+	k.hurry(n)
 	return k.w.Write(id, t, parts...)
 }
 
+// hurry says that n bytes are about to be written: the peer must take them in time.
+func (k *sink) hurry(n int) {
+	k.begun += uint64(n)
+	if k.limits.Stall > 0 {
+		k.conn.SetWriteDeadline(time.Now().Add(k.limits.allowance(n)))
+	}
+}
+
 // packets writes whole packets.
-func (k *sink) packets(b []byte) error { return k.w.WritePackets(b) }
+func (k *sink) packets(b []byte) error {
+	k.hurry(len(b))
+	return k.w.WritePackets(b)
+}
 
 // space returns an empty slice with room for the payload of any answer but a
 // Chunk, good until the next call.
@@ -136,6 +156,7 @@ func (k *sink) filePacket(id uint8, t wire.Type, head []byte, f *os.File, off in
 		}
 		return true, nil, k.packet(id, t, head, b)
 	}
+	k.hurry(wire.HeaderSize + len(head) + n)
 	h := append(k.head[:0], id, byte(t))
 	h = binary.LittleEndian.AppendUint32(h, uint32(wire.HeaderSize+len(head)+n))
 	h = append(h, head...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"pmxfs/internal/fault"
 	"pmxfs/internal/ref"
@@ -19,6 +20,7 @@ type snapshot struct {
 	snap ref.Snapshot
 	hold bool // its files become visible together
 
+	opened     time.Time
 	lock       *store.Lock
 	writer     *store.SnapshotWriter
 	publishing sync.Mutex // without HOLD: one stream at a time publishes
@@ -65,7 +67,7 @@ func (c *conn) join(s *stream) (*snapshot, error) {
 		case s.err != nil:
 			return nil, s.err
 		case in == nil:
-			in = &snapshot{c: c, snap: s.snap, hold: hold, streams: map[*stream]bool{s: true}}
+			in = &snapshot{c: c, snap: s.snap, hold: hold, opened: time.Now(), streams: map[*stream]bool{s: true}}
 			c.snaps[s.snap] = in
 			s.in = in
 			c.mu.Unlock()
@@ -121,7 +123,8 @@ func (c *conn) finish(s *stream) error {
 	}
 	err := s.in.writer.Publish(context.WithoutCancel(c.ctx))
 	if err == nil {
-		c.log.Info("file finished", "snapshot", s.snap.Path(), "file", s.file.StoredName())
+		c.count(func(n *counts) { n.backups.Add(1) })
+		c.log.Info("file finished", "snapshot", s.snap.Path(), "file", s.file.StoredName(), "uploaded_bytes", c.traffic.uploaded.Load(), "seconds", time.Since(s.req.begun).Seconds())
 	}
 	return err
 }
@@ -217,7 +220,8 @@ func (c *conn) commit(r *request, snap ref.Snapshot, files int) error {
 	if err := c.closeSnapshot(in); err != nil {
 		return err
 	}
-	c.log.Info("snapshot committed", "snapshot", snap.Path(), "files", files)
+	c.count(func(n *counts) { n.backups.Add(1) })
+	c.log.Info("snapshot committed", "snapshot", snap.Path(), "files", files, "uploaded_bytes", c.traffic.uploaded.Load(), "seconds", time.Since(in.opened).Seconds())
 	return nil
 }
 

@@ -44,6 +44,9 @@ const heldCost = 96
 // createBackup begins a stream.
 func (c *conn) createBackup(r *request, payload []byte) error {
 	rec, snap, err := c.checkCreate(payload)
+	if err == nil {
+		err = c.mayBegin(rec.Name)
+	}
 	if err != nil {
 		return c.refuseStream(r, err)
 	}
@@ -58,6 +61,17 @@ func (c *conn) createBackup(r *request, payload []byte) error {
 	c.runLocked(s)
 	c.mu.Unlock()
 	return nil
+}
+
+// mayBegin returns why no file may be begun just now.
+func (c *conn) mayBegin(name string) error {
+	c.mu.Lock()
+	ending := c.ending
+	c.mu.Unlock()
+	if ending {
+		return fault.Newf(fault.Unavailable, "create backup", name, "the server is about to end")
+	}
+	return c.hasRoom("create backup")
 }
 
 // refuseStream is for a stream that ends before it began: its data packets may be
@@ -313,6 +327,7 @@ func (c *conn) endStream(s *stream, err error) {
 	if err != nil {
 		c.dropping[s.req.id] = true
 		typ, payload = wire.TypeError, wire.FromError(err).Append(nil)
+		s.req.failed = fault.KindOf(err)
 	}
 	queue := s.queue // what came behind the BackupFinished
 	s.queue = nil

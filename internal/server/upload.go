@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -25,6 +26,7 @@ type upload struct {
 	err    error  // it has failed already; the rest of it is only skipped
 	seq    uint64 // when it was received, counted from 1
 
+	begun   time.Time
 	partial bool  // more of it is to come; guarded by conn.mu
 	settled bool  // guarded by uploads.mu
 	given   error // why it was given up, while it waits for a worker; the same
@@ -34,14 +36,13 @@ type upload struct {
 // back until the uploads received before them are settled, so it also counts.
 type uploads struct {
 	c       *conn
-	scratch *semaphore.Weighted // bytes that workers may use beside what is lent
+	scratch bound // bytes that workers may use beside what is lent
 
 	mu       sync.Mutex
 	queue    []*upload
 	order    []*upload // received and not known to be settled, oldest first
 	received uint64
 	workers  int
-	idle     []*worker // for the next uploads: a compressor is dear to make
 }
 
 // Workers are for the processor. An encoder counts for what it holds.
@@ -50,8 +51,8 @@ const (
 	encoderCost = 8 << 20
 )
 
-func newUploads(c *conn) *uploads {
-	return &uploads{c: c, scratch: semaphore.NewWeighted(uploadScratch)}
+func newUploads(c *conn, all *Shared) *uploads {
+	return &uploads{c: c, scratch: bound{semaphore.NewWeighted(uploadScratch), all.scratch}}
 }
 
 // mark returns a number that stands for the uploads received so far.
@@ -78,14 +79,20 @@ func (c *conn) receiveUpload(in *wire.Reader, h wire.Header) error {
 	if r := c.find(h.ID); r != nil && r.upload != nil && h.Type == wire.TypeUploadBlob && c.isPartial(r.upload) {
 		return c.receivePart(in, h, r.upload)
 	}
+	if err := c.waitForTurn(); err != nil {
+		return err
+	}
 	r, err := c.accept(h)
 	if err != nil {
 		return err
 	}
-	up := &upload{req: r, isBlob: h.Type == wire.TypeUploadBlob}
+	up := &upload{req: r, isBlob: h.Type == wire.TypeUploadBlob, begun: r.begun}
 	c.mu.Lock()
 	r.upload, up.partial = up, h.Continues()
 	c.mu.Unlock()
+	if h.Continues() && up.isBlob {
+		c.pace.partial(up, true)
+	}
 	n := h.Len - wire.UploadHeaderSize
 	switch {
 	case n < 0:
@@ -94,6 +101,9 @@ func (c *conn) receiveUpload(in *wire.Reader, h wire.Header) error {
 		up.err = fault.Newf(fault.Invalid, h.Type.String(), "", "the chunk is empty")
 	case c.cfg.Access != nil && !c.cfg.Access.Upload():
 		up.err = fault.Newf(fault.Denied, "upload", "", "this user may not write")
+	}
+	if up.err == nil {
+		up.err = c.mayUpload(n)
 	}
 	if up.err == nil {
 		head, err := in.Head(wire.UploadHeaderSize)
@@ -107,6 +117,25 @@ func (c *conn) receiveUpload(in *wire.Reader, h wire.Header) error {
 	}
 	c.received(h, up)
 	return nil
+}
+
+// mayUpload counts n bytes of an upload, or returns why there must be no more.
+func (c *conn) mayUpload(n int) error {
+	if err := c.hasRoom("upload"); err != nil {
+		return err
+	}
+	if c.shared == nil {
+		return nil
+	}
+	user := c.cfg.User
+	if user == "" {
+		user = addressOf(c.nc)
+	}
+	err := c.shared.volume.take(user, n)
+	if err != nil {
+		c.count(func(n *counts) { n.refusedVolume.Add(1) })
+	}
+	return err
 }
 
 func (c *conn) isPartial(up *upload) bool {
@@ -142,6 +171,11 @@ func (c *conn) receiveData(in *wire.Reader, h wire.Header, up *upload, n int) er
 // receivePart takes a further part of an upload: data, or nothing.
 func (c *conn) receivePart(in *wire.Reader, h wire.Header, up *upload) error {
 	have := len(up.data)
+	if up.err == nil {
+		if up.err = c.mayUpload(h.Len); up.err != nil {
+			c.dropData(up)
+		}
+	}
 	switch {
 	case up.err != nil:
 	case have+h.Len > wire.MaxBlob:
@@ -159,6 +193,9 @@ func (c *conn) receivePart(in *wire.Reader, h wire.Header, up *upload) error {
 	c.mu.Unlock()
 	if !up.partial && up.data != nil {
 		c.budget.finished(up.cost)
+	}
+	if !up.partial {
+		c.pace.partial(up, false)
 	}
 	c.received(h, up)
 	return nil
@@ -195,6 +232,7 @@ func (c *conn) dropData(up *upload) {
 // worker has begun with it.
 func (u *uploads) giveUp(up *upload, err error) {
 	if u.c.isPartial(up) {
+		u.c.pace.partial(up, false)
 		u.c.dropData(up)
 		u.c.mu.Lock()
 		up.partial = false
@@ -222,17 +260,10 @@ func (u *uploads) add(up *upload) {
 
 // work settles uploads as long as there are any.
 func (u *uploads) work() {
-	var w *worker
 	for {
 		u.mu.Lock()
-		if n := len(u.idle); w == nil && n > 0 {
-			w, u.idle = u.idle[n-1], u.idle[:n-1]
-		} else if w == nil {
-			w = &worker{}
-		}
 		if len(u.queue) == 0 {
 			u.workers--
-			u.idle = append(u.idle, w)
 			u.mu.Unlock()
 			return
 		}
@@ -242,7 +273,7 @@ func (u *uploads) work() {
 		err := up.given
 		u.mu.Unlock()
 		if err == nil {
-			err = w.settle(u, up)
+			err = u.store(up)
 		}
 		u.settle(up, err)
 	}
@@ -267,14 +298,8 @@ func (u *uploads) settle(up *upload, err error) {
 	u.c.kickStreams()
 }
 
-// A worker has what checking and encoding a chunk takes.
-type worker struct {
-	enc *blob.Encoder
-	dec *blob.Decoder
-}
-
-// settle checks an upload and stores it.
-func (w *worker) settle(u *uploads, up *upload) error {
+// store checks an upload and stores it.
+func (u *uploads) store(up *upload) error {
 	c := u.c
 	lock, err := c.store.TryLock()
 	if err != nil {
@@ -283,7 +308,7 @@ func (w *worker) settle(u *uploads, up *upload) error {
 	defer lock.Release()
 	plainSize, data := 0, up.data
 	if up.isBlob {
-		plainSize, err = w.checkBlob(u, up)
+		plainSize, err = u.checkBlob(up)
 	} else {
 		plainSize = len(up.data)
 		if err = checkDigest(c, up, up.data); err == nil {
@@ -293,10 +318,9 @@ func (w *worker) settle(u *uploads, up *upload) error {
 				defer u.scratch.Release(cost)
 				buf := c.buffers.get(n)
 				defer c.buffers.put(buf)
-				if w.enc == nil {
-					w.enc = blob.NewEncoder()
-				}
-				data = w.enc.Append(buf[:0], up.data)
+				enc := c.encoder()
+				data = enc.Append(buf[:0], up.data)
+				c.keepEncoder(enc)
 			}
 		}
 	}
@@ -307,12 +331,14 @@ func (w *worker) settle(u *uploads, up *upload) error {
 		return err
 	}
 	c.uploaded(up.digest)
+	c.traffic.uploaded.Add(uint64(len(up.data)))
+	c.count(func(n *counts) { n.uploads.Add(1); n.uploadedBytes.Add(uint64(len(up.data))) })
 	return nil
 }
 
 // checkBlob decodes an uploaded blob to verify its digest, and returns how many
 // plain bytes it has.
-func (w *worker) checkBlob(u *uploads, up *upload) (int, error) {
+func (u *uploads) checkBlob(up *upload) (int, error) {
 	const op = "upload"
 	b := up.data
 	info, err := blob.Inspect(b[:min(len(b), blob.InspectSize)], int64(len(b)))
@@ -347,10 +373,9 @@ func (w *worker) checkBlob(u *uploads, up *upload) (int, error) {
 	defer u.scratch.Release(cost)
 	buf := u.c.buffers.get(n)
 	defer u.c.buffers.put(buf)
-	if w.dec == nil {
-		w.dec = blob.NewDecoder()
-	}
-	plain, err := w.dec.Append(buf[:0], b, n)
+	dec := u.c.decoder()
+	plain, err := dec.Append(buf[:0], b, n)
+	u.c.keep(dec)
 	switch {
 	case err != nil:
 		return 0, fault.New(fault.Invalid, op, up.digest.String(), err)
