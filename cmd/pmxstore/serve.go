@@ -27,11 +27,15 @@ and output, as ssh has it.
 
 The default is --listen unix:DIR/.pmx.sock.
 
+Limits keep peers from taking the server down (docs/operations.md). Told to end, it finishes the backups that are being
+written, for as long as --grace says, and then undoes what is not finished: there is never half a backup.
+
 Examples:
   pmxstore serve /srv/backups --listen unix:/run/pmx.sock
   pmxstore serve /srv/backups --listen https:0.0.0.0:8007
   pmxstore serve /srv/backups --listen https:0.0.0.0:8007 --cert /etc/ssl/store.pem --key /etc/ssl/private/store.key
   pmxstore serve --config /etc/pmxstore.toml
+  pmxstore serve /srv/backups --listen https:0.0.0.0:8007 --metrics 127.0.0.1:9107 --min-free 5% --rate 100M
 
 A FILE is TOML. Its keys are the long names of the flags below, and stores and users:
   listen = ["https:0.0.0.0:8007"]      # serves all stores, by their names
@@ -56,19 +60,22 @@ A FILE is TOML. Its keys are the long names of the flags below, and stores and u
 // serveConfig is what is to be served, and how: as the flags say, or the file that
 // --config names. Keys of that file are the flags' names.
 type serveConfig struct {
-	Listen      []string                `toml:"listen"`
-	Name        string                  `toml:"-"`
-	State       string                  `toml:"state"`
-	Cert        string                  `toml:"cert"`
-	Key         string                  `toml:"key"`
-	Features    string                  `toml:"features"`
-	InsecureTCP bool                    `toml:"insecure-tcp"`
-	SocketMode  string                  `toml:"socket-mode"`
-	SocketGroup string                  `toml:"socket-group"`
-	ReadOnly    bool                    `toml:"read-only"`
-	LogLevel    string                  `toml:"log-level"`
-	Stores      map[string]*storeConfig `toml:"stores"`
-	Users       []userConfig            `toml:"users"`
+	Listen      []string `toml:"listen"`
+	Name        string   `toml:"-"`
+	State       string   `toml:"state"`
+	Cert        string   `toml:"cert"`
+	Key         string   `toml:"key"`
+	Features    string   `toml:"features"`
+	InsecureTCP bool     `toml:"insecure-tcp"`
+	SocketMode  string   `toml:"socket-mode"`
+	SocketGroup string   `toml:"socket-group"`
+	ReadOnly    bool     `toml:"read-only"`
+	LogLevel    string   `toml:"log-level"`
+	LogFormat   string   `toml:"log-format"`
+	Metrics     string   `toml:"metrics"`
+	limitConfig
+	Stores map[string]*storeConfig `toml:"stores"`
+	Users  []userConfig            `toml:"users"`
 }
 
 // storeConfig is a store in a configuration file, by its name.
@@ -101,6 +108,9 @@ func (c *serveConfig) flags() *pflag.FlagSet {
 	f.BoolVar(&c.InsecureTCP, "insecure-tcp", false, "let tcp: listen on addresses that other machines reach")
 	f.BoolVar(&c.ReadOnly, "read-only", false, "refuse all writing")
 	f.StringVar(&c.LogLevel, "log-level", "info", "what to log: debug, info, warn or error")
+	f.StringVar(&c.LogFormat, "log-format", "text", "how to log: text or json")
+	f.StringVar(&c.Metrics, "metrics", "", "answer /metrics, for Prometheus, and /healthz on HOST:PORT, over plain HTTP and to whoever asks")
+	c.limitConfig.flags(f)
 	return f
 }
 
@@ -136,7 +146,18 @@ func runServe(ctx context.Context, e *env, args []string) error {
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return cli.Usagef("--log-level: %q is none of debug, info, warn, error", c.LogLevel)
 	}
-	log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
+	if err := c.check(); err != nil {
+		return err
+	}
+	var log *slog.Logger
+	switch opt := (&slog.HandlerOptions{Level: level}); c.LogFormat {
+	case "text":
+		log = slog.New(slog.NewTextHandler(e.stderr, opt))
+	case "json":
+		log = slog.New(slog.NewJSONHandler(e.stderr, opt))
+	default:
+		return cli.Usagef("--log-format: %q is neither text nor json", c.LogFormat)
+	}
 	s, err := newService(c, e, log)
 	if err != nil {
 		return err

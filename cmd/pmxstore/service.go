@@ -16,18 +16,18 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"pmxfs/cmd/internal/cli"
 	"pmxfs/internal/auth"
 	"pmxfs/internal/fault"
 	"pmxfs/internal/gateway"
 	"pmxfs/internal/login"
+	"pmxfs/internal/metrics"
 	"pmxfs/internal/server"
 	"pmxfs/internal/store"
 	"pmxfs/internal/transport"
 )
-
-// grace is how long backups may go on once the server was told to end.
-const grace = 5 * time.Second
 
 // A service is what one process serves: stores, and where it listens for them.
 type service struct {
@@ -37,6 +37,13 @@ type service struct {
 	stores    map[string]*servedStore
 	endpoints []*endpoint
 	gateway   *gateway.Gateway // nil if nothing listens on https
+
+	shared  *server.Shared
+	limiter *transport.Limiter
+	answers *prometheus.HistogramVec
+	metrics net.Listener  // nil: nobody asks
+	grace   time.Duration // how long backups may go on once the server was told to end
+	stop    chan struct{} // closed then
 }
 
 // A servedStore is a store with what all of its connections share.
@@ -54,7 +61,9 @@ type endpoint struct {
 
 // newService opens the stores and listens; nothing is accepted yet.
 func newService(c *serveConfig, e *env, log *slog.Logger) (_ *service, err error) {
-	s := &service{log: log, env: e, stores: map[string]*servedStore{}}
+	s := &service{log: log, env: e, stores: map[string]*servedStore{}, answers: newAnswers(), grace: c.Grace, stop: make(chan struct{}),
+		limiter: transport.NewLimiter(c.MaxConnections, c.MaxPerAddress)}
+	s.shared = server.NewShared(server.SharedConfig{Memory: int64(c.Memory), Rate: int64(c.Rate), UploadVolume: int64(c.UploadVolume), OnAnswer: observe(s.answers)})
 	defer func() {
 		if err != nil {
 			s.close()
@@ -74,7 +83,16 @@ func newService(c *serveConfig, e *env, log *slog.Logger) (_ *service, err error
 			return nil, err
 		}
 		s.stores[name] = &servedStore{name: name, users: auth.Open(sc.Path, fixed[name]...),
-			cfg: server.Config{Store: opened, Log: log, Features: features, Version1: features == 0}}
+			cfg: server.Config{Store: opened, Log: log, Features: features, Version1: features == 0,
+				Memory: int64(c.ConnMemory), Shared: s.shared, Stop: s.stop}}
+		if s.stores[name].cfg.Limits, err = c.limits(opened); err != nil {
+			return nil, err
+		}
+	}
+	if c.Metrics != "" {
+		if s.metrics, err = metrics.Listen(c.Metrics); err != nil {
+			return nil, err
+		}
 	}
 	return s, s.listenAll(c)
 }
@@ -149,7 +167,7 @@ func (s *service) openGateway(c *serveConfig) error {
 	for name, at := range s.stores {
 		users[name] = at.users
 		doors[name] = gateway.Store{Serve: func(ctx context.Context, conn net.Conn, id auth.Identity) error {
-			return s.serveConn(ctx, conn, at, id)
+			return s.serveConn(ctx, conn, at, id, id.User, []any{"user", id.User, "peer", conn.RemoteAddr().String(), "store", at.name})
 		}}
 		if any, err := at.users.Any(); err != nil {
 			return err
@@ -175,6 +193,9 @@ func (s *service) close() {
 			ep.ln.Close()
 		}
 	}
+	if s.metrics != nil {
+		s.metrics.Close()
+	}
 	for _, at := range s.stores {
 		at.cfg.Store.Close()
 	}
@@ -184,8 +205,15 @@ func (s *service) close() {
 func (s *service) serve(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	defer context.AfterFunc(ctx, func() { close(s.stop) })()
 	var all sync.WaitGroup
-	errs := make(chan error, len(s.endpoints))
+	errs := make(chan error, len(s.endpoints)+1)
+	if s.metrics != nil {
+		all.Go(func() {
+			errs <- s.serveMetrics(ctx)
+			stop()
+		})
+	}
 	for _, ep := range s.endpoints {
 		all.Go(func() {
 			errs <- s.serveEndpoint(ctx, ep)
@@ -193,6 +221,7 @@ func (s *service) serve(ctx context.Context) error {
 		})
 	}
 	all.Wait()
+	s.shared.Close()
 	close(errs)
 	var failed error
 	for err := range errs {
@@ -208,29 +237,38 @@ func (s *service) serveEndpoint(ctx context.Context, ep *endpoint) error {
 	address := ep.ln.Addr().String()
 	if ep.store == nil {
 		s.log.Info("listening", "address", address, "tls", true)
-		return s.gateway.Serve(ctx, ep.ln, grace)
+		return s.gateway.Serve(ctx, s.limiter.Listener(ep.ln), s.grace)
 	}
 	s.log.Info("listening", "store", ep.store.cfg.Store.Root(), "address", address)
-	return transport.Serve(ctx, ep.ln, transport.ServeOptions{Log: s.log, Grace: grace}, func(ctx context.Context, conn net.Conn) error {
-		begin := time.Now()
+	return transport.Serve(ctx, ep.ln, transport.ServeOptions{Log: s.log, Grace: s.grace, Limiter: s.limiter, Refuse: refuse}, func(ctx context.Context, conn net.Conn) error {
 		who, access, err := ep.store.peer(conn)
 		if err != nil {
 			s.log.Warn("connection refused", append(who, "err", err)...)
 			return err
 		}
 		s.log.Info("connected", append(who, "address", address)...)
-		err = s.serveConn(ctx, conn, ep.store, access)
-		s.log.Info("disconnected", append(who, "seconds", time.Since(begin).Seconds())...)
-		return err
+		return s.serveConn(ctx, conn, ep.store, access, nameOf(who), who)
 	})
 }
 
 // serveConn speaks the protocol with a client that may do what access says; nil:
-// everything.
-func (s *service) serveConn(ctx context.Context, conn net.Conn, at *servedStore, access server.Access) error {
+// everything. Uploads of the same user count together; who he is the log is told.
+func (s *service) serveConn(ctx context.Context, conn net.Conn, at *servedStore, access server.Access, user string, who []any) error {
 	cfg := at.cfg
 	cfg.Access = access
+	if user != "" {
+		cfg.User = at.name + " " + user
+	}
+	cfg.Log = cfg.Log.With(who...)
 	return server.Serve(ctx, conn, cfg)
+}
+
+// nameOf returns what a user of the machine is known by; empty: he is not known.
+func nameOf(who []any) string {
+	if len(who) > 1 && who[0] == "uid" {
+		return fmt.Sprint("uid ", who[1])
+	}
+	return ""
 }
 
 func (s *service) serveStdio(ctx context.Context, at *servedStore) error {
@@ -243,7 +281,8 @@ func (s *service) serveStdio(ctx context.Context, at *servedStore) error {
 		return err
 	}
 	defer conn.Close()
-	return s.serveConn(ctx, conn, at, nil)
+	at.cfg.Limits.Handshake = 0 // who is there may still be typing a passphrase
+	return s.serveConn(ctx, conn, at, nil, "", []any{"peer", "stdio"})
 }
 
 // peer tells who is at the other end of a connection, for the log, and what he

@@ -304,6 +304,9 @@ func (c *conn) slow(err error) error {
 // addressOf returns who is at the other end, for people.
 func addressOf(nc net.Conn) string {
 	if a := nc.RemoteAddr(); a != nil && a.String() != "" {
+		if host, _, err := net.SplitHostPort(a.String()); err == nil {
+			return host
+		}
 		return a.String()
 	}
 	return fmt.Sprintf("%T", nc)

@@ -48,6 +48,12 @@ type ServeOptions struct {
 	// Grace is how long connections may go on when ctx has ended before they
 	// are cut; zero: they are cut at once.
 	Grace time.Duration
+
+	// Limiter bounds the connections; nil: nothing does. Refuse is called with
+	// one that is too many and the reason, before it is closed; it must not
+	// wait. Nil: it is closed without a word.
+	Limiter *Limiter
+	Refuse  func(conn net.Conn, err error)
 }
 
 // acceptPause is how long to wait when no connection can be accepted just now, for
@@ -70,9 +76,22 @@ func Serve(ctx context.Context, ln net.Listener, opt ServeOptions, handle func(c
 	defer cut()
 	var handlers sync.WaitGroup
 	err := accept(ctx, ln, log, func(conn net.Conn) {
+		release := func() {}
+		if opt.Limiter != nil {
+			var err error
+			if release, err = opt.Limiter.Take(conn.RemoteAddr()); err != nil {
+				log.Warn("connection refused", "peer", conn.RemoteAddr().String(), "err", err)
+				if opt.Refuse != nil {
+					opt.Refuse(conn, err)
+				}
+				conn.Close()
+				return
+			}
+		}
 		handlers.Add(1)
 		go func() {
 			defer handlers.Done()
+			defer release()
 			defer conn.Close()
 			start := time.Now()
 			err := handle(work, conn)
