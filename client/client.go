@@ -106,6 +106,13 @@ func (c *Client) Features() Features {
 	return c.cur.features
 }
 
+// Connected reports whether the client has a connection now, as far as it knows.
+func (c *Client) Connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.closed && c.cur.alive()
+}
+
 func (c *Client) announceLocked() {
 	close(c.changed)
 	c.changed = make(chan struct{})

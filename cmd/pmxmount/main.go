@@ -97,6 +97,7 @@ func newFlags(s *settings) *pflag.FlagSet {
 	f.BoolVar(&s.insecure, "insecure-tcp", false, "let tcp:// lead to another machine, though it is neither encrypted nor protected")
 	s.login.Flags(f)
 	f.DurationVar(&s.timeout, "timeout", s.timeout, "how long reads wait for a broken connection before they fail")
+	f.StringVar(&s.metrics, "metrics", "", "answer /metrics, for Prometheus, and /healthz on HOST:PORT, over plain HTTP and to whoever asks")
 	f.StringVar(&s.logFile, "log-file", "", "log to this file; the default is the system's log in the background")
 	f.StringVar(&s.logLevel, "log-level", "info", "what to log: debug, info, warn or error")
 	return f

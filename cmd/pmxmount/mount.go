@@ -7,6 +7,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -18,6 +19,7 @@ import (
 
 	"pmxfs/cmd/internal/cli"
 	"pmxfs/fusefs"
+	"pmxfs/internal/metrics"
 )
 
 // mount mounts and serves until the mount ends. It tells status, unless that is
@@ -61,11 +63,18 @@ func mount(s *settings, status *status, stderr io.Writer) error {
 	}
 	defer repo.close()
 
+	var listener net.Listener
+	if s.metrics != "" {
+		if listener, err = metrics.Listen(s.metrics); err != nil {
+			return err
+		}
+		defer listener.Close()
+	}
 	m, err := s.mountKernel(logger)
 	if err != nil {
 		return err
 	}
-	return m.serve(s, repo, status, logger, signals)
+	return m.serve(s, repo, status, listener, logger, signals)
 }
 
 // A live is a mount that the kernel has.
@@ -124,8 +133,9 @@ func mountError(err error, said string) error {
 	return err
 }
 
-// serve serves the mount until it is unmounted, or a signal ends it.
-func (m *live) serve(s *settings, repo *repository, status *status, logger *slog.Logger, signals <-chan os.Signal) error {
+// serve serves the mount until it is unmounted, or a signal ends it. Its numbers
+// it offers on the listener, unless that is nil.
+func (m *live) serve(s *settings, repo *repository, status *status, listener net.Listener, logger *slog.Logger, signals <-chan os.Signal) error {
 	server, err := fusefs.New(m.conn, fusefs.Config{
 		Root: repo.root, Space: repo.space, Owner: s.owner, NoPush: s.noPush, Log: logger,
 	})
@@ -136,6 +146,11 @@ func (m *live) serve(s *settings, repo *repository, status *status, logger *slog
 	}
 	repo.stats("mount", func() any { return server.Stats() })
 	repo.watch(server)
+	if listener != nil {
+		watched, stop := context.WithCancel(context.Background())
+		defer stop()
+		go serveMetrics(watched, listener, repo, logger)
+	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	if status != nil {

@@ -20,6 +20,9 @@ type repository struct {
 	stats func(name string, f func() any) // adds to what .stats holds
 	watch func(tree.Watcher)              // says who is to hear of changes
 	close func()
+
+	numbers   func() ([]byte, error) // what .stats holds
+	connected func() bool
 }
 
 // openRepository connects to the store and makes a tree of it.
@@ -62,7 +65,7 @@ func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*reposi
 		return nil, err
 	}
 	control.serve(relay.Config{Client: c, Log: log, ReadOnly: s.readOnly, BeforeOk: t.Expire})
-	r := &repository{space: t.Statfs, stats: t.AddStats, watch: t.Watch, close: func() {
+	r := &repository{space: t.Statfs, stats: t.AddStats, watch: t.Watch, numbers: t.Stats, connected: c.Connected, close: func() {
 		control.close()
 		t.Close()
 		c.Close()

@@ -32,6 +32,7 @@ type settings struct {
 	logFile          string
 	cacheDir         string
 	cacheSize        cli.Size
+	metrics          string
 	logLevel         string
 
 	cores    int        // to decode on; 0: all

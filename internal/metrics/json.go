@@ -16,8 +16,8 @@ type JSON struct {
 	// Read returns the object.
 	Read func() ([]byte, error)
 
-	// Gauges are the last keys of numbers that go up and down. All others are
-	// counters, and end in "_total".
+	// Gauges are the numbers that go up and down, by their last key or, with
+	// dots between, all keys. All others are counters, and end in "_total".
 	Gauges []string
 
 	// Labels has the keys of objects that are tables: the number's own key
@@ -58,7 +58,9 @@ func (j JSON) walk(to chan<- prometheus.Metric, path []string, v map[string]any)
 			if label != "" {
 				j.send(to, path, false, x, label, key)
 			} else {
-				j.send(to, append(slices.Clone(path), key), slices.Contains(j.Gauges, key), x, "", "")
+				full := append(slices.Clone(path), key)
+				gauge := slices.Contains(j.Gauges, key) || slices.Contains(j.Gauges, strings.Join(full[1:], "."))
+				j.send(to, full, gauge, x, "", "")
 			}
 		}
 	}

@@ -41,16 +41,16 @@ func TestServe(t *testing.T) {
 				return nil
 			},
 			Collectors: []Collector{JSON{
-				Prefix: "test", Gauges: []string{"open"}, Labels: map[string]string{"packets_sent": "packet"},
+				Prefix: "test", Gauges: []string{"open", "cache.chunks"}, Labels: map[string]string{"packets_sent": "packet"},
 				Read: func() ([]byte, error) {
-					return []byte(`{"open": 3, "up": true, "cache": {"hits": 7}, "fetched": {"packets_sent": {"GetFile": 2, "Blob": 5}}, "name": "x"}`), nil
+					return []byte(`{"open": 3, "up": true, "cache": {"hits": 7, "chunks": 9}, "other": {"chunks": 8}, "fetched": {"packets_sent": {"GetFile": 2, "Blob": 5}}, "name": "x"}`), nil
 				},
 			}},
 		})
 	}()
 	base := "http://" + ln.Addr().String()
 	code, text := get(t, base+"/metrics")
-	for _, want := range []string{"test_open 3", "test_up 1", "test_cache_hits_total 7", `test_fetched_packets_sent_total{packet="Blob"} 5`,
+	for _, want := range []string{"test_open 3", "test_up 1", "test_cache_chunks 9", "test_other_chunks_total 8", "test_cache_hits_total 7", `test_fetched_packets_sent_total{packet="Blob"} 5`,
 		"# TYPE test_open gauge", "# TYPE test_cache_hits_total counter", "process_resident_memory_bytes", "go_goroutines"} {
 		if code != 200 || !strings.Contains(text, want+" ") && !strings.Contains(text, want+"\n") {
 			t.Errorf("%d, no %q in\n%s", code, want, text)
