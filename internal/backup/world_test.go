@@ -38,13 +38,21 @@ type world struct {
 	mute   wire.Type // the first packet of this type gets no answer; 0: all do
 	onCut  func()    // called when a budget is used up
 
+	wrap  func(net.Conn) net.Conn // what each connection gets around it, at the client; nil: nothing
+	under func(store.FS) store.FS // the same for the file system under the store, when it is opened
+
 	fromClient [256]atomic.Int64 // packets by type
 	uploaded   atomic.Int64      // bytes of upload packets
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, dir: filepath.Join(t.TempDir(), "store")}
+	return newWorldIn(t, t.TempDir())
+}
+
+func newWorldIn(t testing.TB, dir string) *world {
+	t.Helper()
+	w := &world{t: t, dir: filepath.Join(dir, "store")}
 	// Not by Init: its 65,536 folders, made when needed, would take longer than all else.
 	if err := os.MkdirAll(filepath.Join(w.dir, ".chunks"), 0o755); err != nil {
 		t.Fatal(err)
@@ -55,7 +63,15 @@ func newWorld(t testing.TB) *world {
 }
 
 func (w *world) open() {
-	s, err := store.Open(w.dir, store.Config{})
+	var cfg store.Config
+	if w.under != nil {
+		real, err := store.OSFS(w.dir)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		cfg.FS = w.under(real)
+	}
+	s, err := store.Open(w.dir, cfg)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -153,6 +169,9 @@ func (w *world) dial(ctx context.Context) (net.Conn, error) {
 	near, far, err := socketPair()
 	if err != nil {
 		return nil, err
+	}
+	if w.wrap != nil {
+		near = w.wrap(near)
 	}
 	l := &link{Conn: near, w: w, served: make(chan struct{}), left: -1, meter: meter{w: w}}
 	if len(w.budget) > 0 {

@@ -130,34 +130,36 @@ func serveTCP(t *testing.T, in netns, store, addr string, flags ...string) *daem
 // surviveOutage reads through a mount and backs up, with the store away in the
 // middle of it.
 func surviveOutage(t *testing.T, in netns, store, repo string, outage func() (back func())) {
-	const size = 64 << 20
-	source := filepath.Join(t.TempDir(), "disk")
-	writeFile(t, source, size, 7)
-	for id := 1; id <= 3; id++ {
-		run(t, "pmxbackup", "-r", store, fmt.Sprint("vm/", id), "disk.img:"+source)
+	var sources []string
+	args := []string{"pmxbackup", "-r", store, "vm/1"}
+	for i := range 2 {
+		sources = append(sources, filepath.Join(t.TempDir(), "disk"))
+		writeFile(t, sources[i], 32<<20, uint64(7+i))
+		args = append(args, fmt.Sprintf("disk%d.img:%s", i, sources[i]))
 	}
+	run(t, args...)
 	mnt := filepath.Join(t.TempDir(), "mnt")
 	if err := os.Mkdir(mnt, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	needRoot(t)
-	d := start(t, in.args("pmxmount", repo, mnt, "--foreground", "--memory", "16M", "--insecure-tcp")...)
+	d := start(t, in.args("pmxmount", repo, mnt, "--foreground", "--memory", "8M", "--insecure-tcp")...)
 	t.Cleanup(func() { unmount(t, mnt) })
 	waitFor(t, "the mount", func() bool { return strings.Contains(d.said(), "msg=mounted") || d.hasEnded() })
 	tree := run(t, "find", mnt)
-	loop := strings.TrimSpace(run(t, "losetup", "--find", "--show", "--read-only", mnt+"/vm/2/latest/disk.img"))
+	loop := strings.TrimSpace(run(t, "losetup", "--find", "--show", "--read-only", mnt+"/vm/1/latest/disk1.img"))
 	t.Cleanup(func() { run(t, "losetup", "-d", loop) })
 
 	readers := []*reader{
-		startReader(t, "dd", "if="+mnt+"/vm/1/latest/disk.img", "bs=64k", "status=none"),
+		startReader(t, "dd", "if="+mnt+"/vm/1/latest/disk0.img", "bs=64k", "status=none"),
 		startReader(t, "dd", "if="+loop, "bs=64k", "status=none", "iflag=direct"),
 	}
 	for _, r := range readers {
-		r.begin(t, 4<<20)
+		r.begin(t, 1<<20)
 	}
 	other := filepath.Join(t.TempDir(), "other")
-	writeFile(t, other, size, 8)
-	backup := start(t, in.args("pmxbackup", "-r", repo, "--insecure-tcp", "--rate", "16M", "vm/9", "disk.img:"+other)...)
+	writeFile(t, other, 16<<20, 9)
+	backup := start(t, in.args("pmxbackup", "-r", repo, "--insecure-tcp", "--rate", "4M", "vm/9", "disk.img:"+other)...)
 	waitFor(t, "the backup to be under way", func() bool {
 		now, _ := filepath.Glob(store + "/vm/9/*/*.tmp*")
 		return len(now) > 0 || backup.hasEnded()
@@ -193,8 +195,8 @@ func surviveOutage(t *testing.T, in netns, store, repo string, outage func() (ba
 			break
 		}
 	}
-	want := sumFile(t, source)
-	for _, r := range readers {
+	for i, r := range readers {
+		want := sumFile(t, sources[i])
 		if r.err != nil || !bytes.Equal(r.sum, want) {
 			t.Errorf("%v: %v %s, %d bytes, right: %v", r.cmd.Args, r.err, r.stderr.String(), r.size, bytes.Equal(r.sum, want))
 		}
@@ -278,7 +280,7 @@ func sumFile(t *testing.T, path string) []byte {
 func TestStoreStaysAway(t *testing.T) {
 	store := newStore(t)
 	source := filepath.Join(t.TempDir(), "disk")
-	writeFile(t, source, 48<<20, 9)
+	writeFile(t, source, 32<<20, 9)
 	run(t, "pmxbackup", "-r", store, "vm/1", "disk.img:"+source)
 	addr := "127.0.0.1:" + freePort(t)
 	server := serveTCP(t, nil, store, addr)
@@ -299,7 +301,7 @@ func TestStoreStaysAway(t *testing.T) {
 	}
 	for i := range 2 {
 		var o outcome
-		took := timed(func() { o = read(6000 + 2000*i) })
+		took := timed(func() { o = read(3000 + 2000*i) })
 		if o.code == 0 || !strings.Contains(o.stderr, "Input/output error") {
 			t.Errorf("read %d of a store that is away: exit %d, %s", i, o.code, o.stderr)
 		}
@@ -311,7 +313,7 @@ func TestStoreStaysAway(t *testing.T) {
 		t.Errorf("what was read before cannot be: %s", o.stderr)
 	}
 	server = serveTCP(t, nil, store, addr)
-	if o := read(10000); o.code != 0 {
+	if o := read(7500); o.code != 0 {
 		t.Errorf("a read after the store came back: %s", o.stderr)
 	}
 	sameFiles(t, disk, source)
@@ -328,7 +330,7 @@ func TestStoreStaysAway(t *testing.T) {
 func TestKilledWhileAway(t *testing.T) {
 	store := newStore(t)
 	source := filepath.Join(t.TempDir(), "disk")
-	writeFile(t, source, 48<<20, 9)
+	writeFile(t, source, 32<<20, 9)
 	run(t, "pmxbackup", "-r", store, "vm/1", "disk.img:"+source)
 	repo, server := serve(t, store)
 	mnt, _ := mount(t, repo)
@@ -343,7 +345,7 @@ func TestKilledWhileAway(t *testing.T) {
 	<-server.ended
 	// Different ways to wait for a page, and a list.
 	for _, args := range [][]string{
-		{"dd", "if=" + disk, "of=/dev/null", "bs=4k", "count=1", "skip=6000"},
+		{"dd", "if=" + disk, "of=/dev/null", "bs=4k", "count=1", "skip=5000"},
 		{"dd", "if=" + disk, "of=/dev/null", "bs=1M", "skip=20"},
 		{"ls", mnt + "/vm/unknown"},
 	} {

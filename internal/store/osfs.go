@@ -20,6 +20,10 @@ type osFS struct {
 	give *owner   // whom new files are given to, unless they are theirs anyway
 }
 
+// OSFS opens the operating system's file system, with the folder root, an absolute
+// path, as its root: for tests that put something between it and a store.
+func OSFS(root string) (FS, error) { return newOSFS(root) }
+
 // newOSFS opens the FS whose root is the folder root, an absolute path.
 func newOSFS(root string) (*osFS, error) {
 	dir, err := os.Open(root)
