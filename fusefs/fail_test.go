@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -233,6 +234,43 @@ func TestPendingSignals(t *testing.T) {
 		if _, ok := pendingSignals([]byte(bad)); ok {
 			t.Errorf("%q is known", bad)
 		}
+	}
+}
+
+// A process waits for a store that is away once for each of its reads, although
+// the kernel asks for the page again when the READ has failed.
+func TestStoreAway(t *testing.T) {
+	const wait = 300 * time.Millisecond
+	f := newFile(2, 1<<20)
+	var mu sync.Mutex
+	var bounded []bool
+	f.read = func(ctx context.Context, p []byte, off int64) (int, error) {
+		_, short := ctx.Deadline()
+		mu.Lock()
+		bounded = append(bounded, short)
+		mu.Unlock()
+		if !short {
+			time.Sleep(wait)
+		}
+		return 0, fault.Newf(fault.Unavailable, "read", "", "the store is away")
+	}
+	m := mountTree(t, Config{Root: newDir(1, child{"f", f})}, MountOptions{})
+	for range 2 {
+		if got := m.child("errno", m.dir+"/f"); strings.TrimSpace(got) != fmt.Sprintf("read -1 %d", syscall.EIO) {
+			t.Errorf("the reader says %s", got)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	// Each read tries anew, and waits once, however often the kernel asks.
+	waited := 0
+	for _, short := range bounded {
+		if !short {
+			waited++
+		}
+	}
+	if waited != 2 {
+		t.Errorf("reads that had little time: %v", bounded)
 	}
 }
 

@@ -98,6 +98,7 @@ type fileHandle struct {
 	lender lender           // the same, if it can lend what is read
 	filler filler           // the same, if it can be filled
 	holds  atomic.Int32
+	away   away
 }
 
 // hold keeps h from being closed. Only who has a hold may take another: the

@@ -46,7 +46,12 @@ func (s *Server) readFile(r *fuse.ReadRequest) {
 		return
 	}
 	s.wait(r, s.reads, func(ctx context.Context) {
-		n, err := h.ReadAt(ctx, buf[:r.Size], r.Offset)
+		near, cancel := h.away.bound(ctx, r.Offset)
+		n, err := h.ReadAt(near, buf[:r.Size], r.Offset)
+		cancel()
+		if near == ctx {
+			h.away.failed(r.Offset, r.Size, err)
+		}
 		s.readDone(ctx, r, h, buf[:], n, err)
 		s.bufs.Put(buf)
 	})

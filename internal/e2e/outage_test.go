@@ -305,7 +305,8 @@ func TestStoreStaysAway(t *testing.T) {
 		if o.code == 0 || !strings.Contains(o.stderr, "Input/output error") {
 			t.Errorf("read %d of a store that is away: exit %d, %s", i, o.code, o.stderr)
 		}
-		if took < limit-200*time.Millisecond || took > limit+3*time.Second {
+		// To open the file asks the store too.
+		if took < limit-200*time.Millisecond || took > 2*limit+4*time.Second {
 			t.Errorf("read %d failed after %v, the limit is %v", i, took, limit)
 		}
 	}
@@ -343,11 +344,10 @@ func TestKilledWhileAway(t *testing.T) {
 	run(t, "dd", "if="+disk, "of=/dev/null", "bs=4k", "count=1", "status=none")
 	server.cmd.Process.Signal(syscall.SIGKILL)
 	<-server.ended
-	// Different ways to wait for a page, and a list.
+	// Different ways to wait for a page.
 	for _, args := range [][]string{
 		{"dd", "if=" + disk, "of=/dev/null", "bs=4k", "count=1", "skip=5000"},
 		{"dd", "if=" + disk, "of=/dev/null", "bs=1M", "skip=20"},
-		{"ls", mnt + "/vm/unknown"},
 	} {
 		for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
 			d := start(t, args...)
