@@ -39,7 +39,7 @@ func TestSoakOutage(t *testing.T) {
 func TestOutage(t *testing.T) {
 	store := newStore(t)
 	addr := "127.0.0.1:" + freePort(t)
-	serve := func() *daemon { return serveTCP(t, nil, store, addr) }
+	serve := func() *daemon { return serveAt(t, nil, store, addr) }
 	server := serve()
 	surviveOutage(t, nil, store, "tcp://"+addr, func() (back func()) {
 		server.cmd.Process.Signal(syscall.SIGKILL)
@@ -55,7 +55,7 @@ func TestLostAddress(t *testing.T) {
 	near, far := namespaces(t)
 	store := newStore(t)
 	const addr = "192.0.2.2:8006"
-	serveTCP(t, far, store, addr)
+	serveAt(t, far, store, addr)
 	surviveOutage(t, near, store, "tcp://"+addr, func() (back func()) {
 		run(t, far("ip", "address", "del", "192.0.2.2/24", "dev", "pmx1")...)
 		return func() { run(t, far("ip", "address", "add", "192.0.2.2/24", "dev", "pmx1")...) }
@@ -116,8 +116,8 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// serveTCP starts a server on an address.
-func serveTCP(t *testing.T, in netns, store, addr string, flags ...string) *daemon {
+// serveAt starts a server on an address.
+func serveAt(t *testing.T, in netns, store, addr string, flags ...string) *daemon {
 	t.Helper()
 	d := start(t, in.args(append([]string{"pmxstore", "serve", store, "--listen", "tcp:" + addr, "--insecure-tcp"}, flags...)...)...)
 	waitFor(t, "the server", func() bool { return strings.Contains(d.said(), "msg=listening") || d.hasEnded() })
@@ -283,7 +283,7 @@ func TestStoreStaysAway(t *testing.T) {
 	writeFile(t, source, 32<<20, 9)
 	run(t, "pmxbackup", "-r", store, "vm/1", "disk.img:"+source)
 	addr := "127.0.0.1:" + freePort(t)
-	server := serveTCP(t, nil, store, addr)
+	server := serveAt(t, nil, store, addr)
 	const limit = 2 * time.Second
 	mnt, _ := mount(t, "tcp://"+addr, "--timeout", limit.String())
 	// Not by way of latest, which waits for a list of its own before the read does.
@@ -313,7 +313,7 @@ func TestStoreStaysAway(t *testing.T) {
 	if o := read(0); o.code != 0 {
 		t.Errorf("what was read before cannot be: %s", o.stderr)
 	}
-	server = serveTCP(t, nil, store, addr)
+	server = serveAt(t, nil, store, addr)
 	if o := read(7500); o.code != 0 {
 		t.Errorf("a read after the store came back: %s", o.stderr)
 	}
