@@ -23,7 +23,8 @@ type env struct {
 
 // commands are those that are named first. All else is a backup.
 var commands = map[string]func(ctx context.Context, e *env, args []string) error{
-	"backup": runBackup,
+	"backup":  runBackup,
+	"restore": runRestore,
 }
 
 // errPartly ends the command with exit code 3 when all is said already, and

@@ -107,8 +107,17 @@ func (w *writer) content(fd int, e *archive.Entry, path string) bool {
 	if w.buf == nil {
 		w.buf = make([]byte, bufSize)
 	}
+	known, _ := c.Stream.ReaderAt.(Zeroing)
 	hole := false // the end of what was written is not the end of the file
 	for off := int64(0); off < c.Len; {
+		if m := min(bufSize, c.Len-off); known != nil && known.AllZeros(c.Off+off, m) {
+			if w.ctx.Err() != nil {
+				return false
+			}
+			off, hole = off+m, true
+			w.n.bytes.Add(m)
+			continue
+		}
 		n, err := c.ReadAt(w.ctx, w.buf[:min(bufSize, c.Len-off)], off)
 		if n == 0 || err != nil && !errors.Is(err, io.EOF) {
 			if err == nil || errors.Is(err, io.EOF) {

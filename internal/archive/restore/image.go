@@ -20,12 +20,21 @@ import (
 // within it in units of block.
 const pieceSize = 4 << 20
 
+// A Zeroing is a ReaderAt that knows of some bytes that they are zeros. AllZeros
+// reports, without waiting for anything, that n bytes from off on, which it has,
+// are.
+type Zeroing interface {
+	AllZeros(off, n int64) bool
+}
+
 // Image copies a stream, such as a disk, to f, several pieces at a time:
 //
 //   - to a regular file that is empty, leaving holes where there are zeros;
 //   - to a block device that is large enough, telling it to have zeros rather
 //     than writing them, where it can;
 //   - to anything else in order, zeros and all.
+//
+// What a Zeroing says is zeros is not read.
 //
 // A file or device is synced in the end. Progress, if not nil, is called with
 // the bytes that are done, never by two goroutines at once. Outcomes: nil;
@@ -90,8 +99,18 @@ func (m *image) count(n int) {
 	m.progress(m.done)
 }
 
+// isZero reports whether n bytes from off on are known to be zeros.
+func (m *image) isZero(off int64, n int) bool {
+	z, ok := m.s.ReaderAt.(Zeroing)
+	return ok && z.AllZeros(off, int64(n))
+}
+
 // read fills b from off on.
 func (m *image) read(ctx context.Context, b []byte, off int64) error {
+	if m.isZero(off, len(b)) {
+		clear(b)
+		return ctx.Err()
+	}
 	n, err := m.s.ReadAt(ctx, b, off)
 	if n == len(b) {
 		return nil
@@ -119,6 +138,10 @@ func (m *image) scatter(workers int) error {
 					return
 				}
 				b := buf[:min(pieceSize, m.s.Size-off)]
+				if !m.device && m.isZero(off, len(b)) { // the file has a hole there
+					m.count(len(b))
+					continue
+				}
 				err := m.read(ctx, b, off)
 				if err == nil {
 					err = m.write(b, off)
