@@ -4,10 +4,14 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"slices"
+	"sync"
+	"time"
 
 	"pmxfs/client"
 	"pmxfs/cmd/internal/cli"
 	"pmxfs/internal/cache"
+	"pmxfs/internal/fault"
 	"pmxfs/internal/relay"
 	"pmxfs/internal/transport"
 	"pmxfs/internal/tree"
@@ -35,45 +39,111 @@ func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*reposi
 	if err != nil {
 		return nil, &cli.UsageError{Err: err} // nothing is dialed yet
 	}
-	c, err := client.New(ctx, client.Config{Dial: dial, Log: log, RetryFor: s.timeout})
-	if err != nil {
-		closeDialer()
+	var undo []func()
+	closeAll := func() {
+		for _, f := range slices.Backward(undo) {
+			f()
+		}
+	}
+	fail := func(err error) (*repository, error) {
+		closeAll()
 		return nil, err
 	}
+	undo = append(undo, func() { closeDialer() })
 	var disk *cache.Disk
 	if s.cacheDir != "" {
-		disk, err = cache.OpenDisk(cache.DiskConfig{Dir: s.cacheDir, Bytes: int64(s.cacheSize), Log: log})
+		if disk, err = cache.OpenDisk(cache.DiskConfig{Dir: s.cacheDir, Bytes: int64(s.cacheSize), Log: log}); err != nil {
+			return fail(err)
+		}
 	}
-	var control *control
-	if err == nil {
-		control, err = listenControl()
-	}
+	con, err := connect(ctx, client.Config{Dial: dial, Log: log, RetryFor: s.timeout}, disk != nil)
 	if err != nil {
-		c.Close()
-		closeDialer()
-		return nil, err
+		return fail(err)
 	}
+	undo = append(undo, con.close)
+	control, err := listenControl()
+	if err != nil {
+		return fail(err)
+	}
+	undo = append(undo, control.close)
 	t, err := tree.New(ctx, tree.Config{
-		Store: tree.FromClient(c), Memory: int64(s.memory), Workers: s.cores, Log: log,
+		Store: con.store, Memory: int64(s.memory), Workers: s.cores, Log: log,
 		UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Control: control.path(),
 		Disk: disk, Name: s.repo,
 	})
 	if err != nil {
-		control.close()
-		c.Close()
-		closeDialer()
-		return nil, err
+		if con.missing != nil { // nothing is cached either
+			err = con.missing
+		}
+		return fail(err)
 	}
-	control.serve(relay.Config{Client: c, Log: log, ReadOnly: s.readOnly, BeforeOk: t.Expire})
-	r := &repository{space: t.Statfs, stats: t.AddStats, watch: t.Watch, numbers: t.Stats, connected: c.Connected, close: func() {
-		control.close()
-		t.Close()
-		c.Close()
-		closeDialer()
-	}}
+	offering, stop := context.WithCancel(context.Background())
+	var offer sync.WaitGroup
+	offer.Go(func() {
+		if c := con.client(offering); c != nil {
+			control.serve(relay.Config{Client: c, Log: log, ReadOnly: s.readOnly, BeforeOk: t.Expire})
+		}
+	})
+	// Companions end first, then the tree, then the connection.
+	undo[len(undo)-1] = t.Close
+	undo = append(undo, control.close, offer.Wait, stop)
+	if con.missing != nil {
+		log.Warn("the store cannot be reached, showing what is in the cache", "repository", s.repo, "error", con.missing)
+	}
+	r := &repository{space: t.Statfs, stats: t.AddStats, watch: t.Watch, numbers: t.Stats, connected: con.connected, close: closeAll}
 	if r.root, err = findNamespace(ctx, t.Root(), s.namespace); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
+}
+
+// A connection is the store, or what stands for it until it can be reached.
+type connection struct {
+	store   tree.Store
+	missing error                                    // why there is no connection yet; nil: there is
+	client  func(ctx context.Context) *client.Client // waits for the connection; nil if ctx ends first
+	// connected reports that there is one just now.
+	connected func() bool
+	close     func()
+}
+
+// connectTime is how long the store is waited for at the start of a mount that
+// has a cache to show without it.
+const connectTime = 10 * time.Second
+
+// connect connects to the store. With a cache it need not be there.
+func connect(ctx context.Context, cfg client.Config, cached bool) (*connection, error) {
+	first := ctx
+	if cached {
+		var cancel context.CancelFunc
+		first, cancel = context.WithTimeout(ctx, connectTime)
+		defer cancel()
+	}
+	c, err := client.New(first, cfg)
+	switch {
+	case err == nil:
+		return &connection{
+			store: tree.FromClient(c), client: func(context.Context) *client.Client { return c },
+			connected: c.Connected, close: func() { c.Close() },
+		}, nil
+	case !cached, ctx.Err() != nil, first.Err() == nil && fault.KindOf(err) != fault.Unavailable:
+		return nil, err
+	}
+	if first.Err() != nil {
+		err = fault.Newf(fault.Unavailable, "connect", "", "no answer within %v", connectTime)
+	}
+	late := tree.NewLate(func(ctx context.Context) (*client.Client, error) { return client.New(ctx, cfg) }, err)
+	return &connection{
+		store: late, missing: err, close: func() { late.Close() },
+		connected: func() bool { c := late.Client(); return c != nil && c.Connected() },
+		client: func(ctx context.Context) *client.Client {
+			select {
+			case <-late.Made():
+				return late.Client()
+			case <-ctx.Done():
+				return nil
+			}
+		},
+	}, nil
 }

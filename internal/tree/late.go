@@ -25,6 +25,7 @@ type Late struct {
 	err    error     // of the last attempt
 	next   time.Time // no attempt before this
 	dialed chan struct{}
+	made   chan struct{} // closed when c is set
 	closed bool
 }
 
@@ -36,7 +37,7 @@ var _ Store = (*Late)(nil)
 // NewLate returns a Store that dial makes the connection of, after a first
 // attempt that failed with err.
 func NewLate(dial func(ctx context.Context) (*client.Client, error), err error) *Late {
-	return &Late{dial: dial, now: time.Now, err: err, next: time.Now().Add(lateInterval)}
+	return &Late{dial: dial, now: time.Now, made: make(chan struct{}), err: err, next: time.Now().Add(lateInterval)}
 }
 
 // Close closes the connection, if there is one.
@@ -49,6 +50,9 @@ func (l *Late) Close() error {
 	}
 	return nil
 }
+
+// Made returns a channel that is closed once there is a connection.
+func (l *Late) Made() <-chan struct{} { return l.made }
 
 // Client returns the connection, or nil while there is none.
 func (l *Late) Client() *client.Client {
@@ -97,6 +101,7 @@ func (l *Late) attemptLocked(ctx context.Context) {
 		c.Close()
 	} else {
 		l.c = c
+		close(l.made)
 	}
 	close(done)
 }
