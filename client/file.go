@@ -127,40 +127,52 @@ func (c *Client) Index(ctx context.Context, s Snapshot, stored string) (*index.I
 // included. path is that of the file relative to the store, as Stream.Path
 // returns it. Every server has it. Errors: not found.
 func (c *Client) HashList(ctx context.Context, path string) ([]Digest, error) {
+	var list []Digest
+	err := c.EachHash(ctx, path, func(first int, part []Digest) {
+		list = append(list[:first], part...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// EachHash is HashList that holds no more than a few digests: it calls f for one
+// part after the other, with the place of its first. When the connection breaks,
+// the list begins again at 0. f must not wait, nor keep part.
+func (c *Client) EachHash(ctx context.Context, path string, f func(first int, part []Digest)) error {
 	const op = "get hash list"
 	if len(path) > wire.MaxPath-2 {
-		return nil, fault.Newf(fault.Invalid, op, strconv.Quote(path[:40]+"..."), "a path of %d bytes", len(path))
+		return fault.Newf(fault.Invalid, op, strconv.Quote(path[:40]+"..."), "a path of %d bytes", len(path))
 	}
-	var list []Digest
-	err := c.do(ctx, 0, op, path, func(cn *conn) error {
-		var got []Digest
+	return c.do(ctx, 0, op, path, func(cn *conn) error {
+		var part [64]Digest
+		got := 0
+		f(0, nil)
 		q := &question{want: wire.TypeHashListPart, list: true, take: func(h wire.Header, r *wire.Reader) error {
-			n := h.Len / wire.DigestSize
 			switch {
 			case h.Len%wire.DigestSize != 0:
 				return violation("%d bytes are not whole digests", h.Len)
-			case len(got)+n > c.bounds.hashList/wire.DigestSize:
+			case got+h.Len/wire.DigestSize > c.bounds.hashList/wire.DigestSize:
 				return violation("a hash list of more than %d bytes", c.bounds.hashList)
 			}
-			got = slices.Grow(got, n)
 			for r.Remaining() > 0 {
-				p, err := r.Head(min(r.Remaining(), 64*wire.DigestSize))
+				p, err := r.Head(min(r.Remaining(), len(part)*wire.DigestSize))
 				if err != nil {
 					return err
 				}
+				n := 0
 				for ; len(p) > 0; p = p[wire.DigestSize:] {
-					got = append(got, Digest(p))
+					part[n] = Digest(p)
+					n++
 				}
+				f(got, part[:n])
+				got += n
 			}
 			return nil
 		}}
-		if err := cn.ask(ctx, demand, wire.TypeGetHashList, wire.GetHashList{Path: path}.Append(nil), q); err != nil {
-			return err
-		}
-		list = got
-		return nil
+		return cn.ask(ctx, demand, wire.TypeGetHashList, wire.GetHashList{Path: path}.Append(nil), q)
 	})
-	return list, err
 }
 
 // HasChunks returns for each digest the plain size in bytes of the chunk, or 0

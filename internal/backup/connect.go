@@ -1,7 +1,9 @@
 package backup
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"time"
 
@@ -150,14 +152,23 @@ func (a *attempt) stored() string {
 
 // isStored reports whether the store has the file with just these entries.
 func (a *attempt) isStored(ctx context.Context) (bool, error) {
-	list, err := a.r.cfg.Client.HashList(ctx, a.r.cfg.Snapshot.Path()+"/"+a.stored())
-	if err != nil || len(list) != a.entries.len() {
+	n, sum := 0, sha256.New()
+	err := a.r.cfg.Client.EachHash(ctx, a.r.cfg.Snapshot.Path()+"/"+a.stored(), func(first int, part []client.Digest) {
+		if first == 0 {
+			sum.Reset()
+		}
+		for _, d := range part {
+			sum.Write(d[:])
+		}
+		n = first + len(part)
+	})
+	if err != nil || n != a.entries.len() {
 		return false, err
 	}
-	same := true
-	err = a.entries.each(func(i int, _ uint64, en entry) error {
-		same = same && list[i] == en.digest
+	ours := sha256.New()
+	err = a.entries.each(func(_ int, _ uint64, en entry) error {
+		ours.Write(en.digest[:])
 		return nil
 	})
-	return same, err
+	return bytes.Equal(sum.Sum(nil), ours.Sum(nil)), err
 }

@@ -126,8 +126,11 @@ func (s *fileSource) check(context.Context) error {
 		return unusable(s.name, "it has %d bytes now and had %d: it was changed while it was read", size, s.length)
 	}
 	// Some files (of /proc, say) do not tell their size.
-	if n, _ := s.f.ReadAt(make([]byte, 1), s.base+s.length); n > 0 {
+	switch n, err := s.f.ReadAt(make([]byte, 1), s.base+s.length); {
+	case n > 0:
 		return unusable(s.name, "it has more than the %d bytes it says", s.length)
+	case err != nil && !errors.Is(err, io.EOF):
+		return readError(s.name, s.length, err)
 	}
 	return nil
 }

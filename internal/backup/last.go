@@ -103,15 +103,20 @@ func (f *file) loadKnown(ctx context.Context) {
 		}
 		return
 	}
-	list, err := r.cfg.Client.HashList(ctx, snap.Path()+"/"+stored)
+	t := &told{path: snap.Path() + "/" + stored}
+	err = r.cfg.Client.EachHash(ctx, t.path, func(first int, part []client.Digest) {
+		if first == 0 {
+			t.samples = slices.Clone(part[:min(len(part), maxSamples)])
+		}
+		r.chunks.addKnown(part)
+	})
 	if err != nil {
 		if ctx.Err() == nil {
 			r.event(Event{Kind: Warning, File: f.Name, Err: err})
 		}
 		return
 	}
-	f.told.Store(&told{snap.Path() + "/" + stored, list[:min(len(list), maxSamples)]})
-	r.chunks.addKnown(list)
+	f.told.Store(t)
 	if r.chunks.isFull() {
 		r.cfg.Log.Info("more chunks are known than fit the memory: the store is asked for the rest", "file", f.Name)
 	}

@@ -45,7 +45,7 @@ func (f *file) remind(ctx context.Context) error {
 		if size != 0 {
 			continue
 		}
-		if _, err = f.r.cfg.Client.HashList(ctx, t.path); errors.Is(err, fault.NotFound) {
+		if err = f.r.cfg.Client.EachHash(ctx, t.path, func(int, []index.Digest) {}); errors.Is(err, fault.NotFound) {
 			err = nil // it was forgotten meanwhile; what it had is sent anew
 		}
 		return err

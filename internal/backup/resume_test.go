@@ -35,8 +35,8 @@ func TestLinkIsCutFiftyTimes(t *testing.T) {
 		t.Errorf("it does not say so: %+v", res.events)
 	}
 	fresh := float64(len(a) + len(b))
-	// Each cut loses the packet it falls in, and what the server had not worked off.
-	if sent := float64(w.uploaded.Load()); sent > 1.4*fresh {
+	// Each cut loses the packet it falls in, and little else: what arrived is stored.
+	if sent := float64(w.uploaded.Load()); sent > 1.2*fresh {
 		t.Errorf("%.0f bytes sent of %.0f new ones", sent, fresh)
 	}
 	if res.has(Repeated) {

@@ -272,7 +272,7 @@ func (w *world) backup(n int64, change func(*Config), files ...File) result {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // for machines that are busy
 	defer cancel()
 	res.err = r.Do(ctx)
 	res.files = r.Status()

@@ -47,7 +47,7 @@ func buildAndRun(m *testing.M) int {
 }
 
 // needRoot skips a test that needs real mounts.
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: mounts and loop devices")
@@ -78,7 +78,7 @@ func command(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 // try runs a command to its end, at most two minutes.
-func try(t *testing.T, args ...string) outcome {
+func try(t testing.TB, args ...string) outcome {
 	t.Helper()
 	// Not the test's context: cleaning up comes after its end.
 	ctx, stop := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -98,7 +98,7 @@ func try(t *testing.T, args ...string) outcome {
 }
 
 // run is try for a command that must succeed; it returns its standard output.
-func run(t *testing.T, args ...string) string {
+func run(t testing.TB, args ...string) string {
 	t.Helper()
 	o := try(t, args...)
 	if o.code != 0 {
@@ -109,7 +109,7 @@ func run(t *testing.T, args ...string) string {
 
 // newStore returns the path of a new store, in memory where that is possible:
 // its 65,536 folders take a disk seconds to make and to remove.
-func newStore(t *testing.T) string {
+func newStore(t testing.TB) string {
 	t.Helper()
 	parent, err := os.MkdirTemp("/dev/shm", "pmxfs-e2e")
 	if err != nil {
@@ -122,7 +122,7 @@ func newStore(t *testing.T) string {
 }
 
 // newStoreOnDisk returns the path of a new store on the disk.
-func newStoreOnDisk(t *testing.T) string {
+func newStoreOnDisk(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "store")
 	run(t, "pmxstore", "init", dir)
@@ -152,7 +152,7 @@ func (d *daemon) said() string {
 }
 
 // start runs a daemon until the test ends or stop is called.
-func start(t *testing.T, args ...string) *daemon {
+func start(t testing.TB, args ...string) *daemon {
 	t.Helper()
 	d := &daemon{cmd: command(context.Background(), args...), ended: make(chan struct{})}
 	d.cmd.Stderr, d.cmd.Stdout = d, d
@@ -176,7 +176,7 @@ func start(t *testing.T, args ...string) *daemon {
 }
 
 // stop sends the daemon a signal and waits for its end.
-func (d *daemon) stop(t *testing.T, sig syscall.Signal) {
+func (d *daemon) stop(t testing.TB, sig syscall.Signal) {
 	t.Helper()
 	d.cmd.Process.Signal(sig)
 	select {
@@ -189,7 +189,7 @@ func (d *daemon) stop(t *testing.T, sig syscall.Signal) {
 }
 
 // peakRSS returns the daemon's peak resident memory in bytes.
-func (d *daemon) peakRSS(t *testing.T) int64 {
+func (d *daemon) peakRSS(t testing.TB) int64 {
 	t.Helper()
 	hwm := procHWM(d.cmd.Process.Pid)
 	if hwm == 0 {
@@ -199,7 +199,7 @@ func (d *daemon) peakRSS(t *testing.T) int64 {
 }
 
 // serve starts a server for a store on a Unix socket and returns its repository.
-func serve(t *testing.T, store string, flags ...string) (repo string, d *daemon) {
+func serve(t testing.TB, store string, flags ...string) (repo string, d *daemon) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pmx") // a socket's path must be short
 	if err != nil {
@@ -228,7 +228,7 @@ func (d *daemon) hasEnded() bool {
 }
 
 // mount mounts a repository and returns the mountpoint.
-func mount(t *testing.T, repo string, flags ...string) (dir string, d *daemon) {
+func mount(t testing.TB, repo string, flags ...string) (dir string, d *daemon) {
 	t.Helper()
 	needRoot(t)
 	dir = filepath.Join(t.TempDir(), "mnt")
@@ -238,7 +238,7 @@ func mount(t *testing.T, repo string, flags ...string) (dir string, d *daemon) {
 	return dir, mountAt(t, repo, dir, flags...)
 }
 
-func mountAt(t *testing.T, repo, dir string, flags ...string) *daemon {
+func mountAt(t testing.TB, repo, dir string, flags ...string) *daemon {
 	t.Helper()
 	d := start(t, append([]string{"pmxmount", repo, dir, "--foreground"}, flags...)...)
 	t.Cleanup(func() { unmount(t, dir) })
@@ -256,7 +256,7 @@ func isMounted(dir string) bool {
 }
 
 // unmount takes a mount away, if it is there.
-func unmount(t *testing.T, dir string) {
+func unmount(t testing.TB, dir string) {
 	t.Helper()
 	if !isMounted(dir) {
 		return
@@ -268,7 +268,7 @@ func unmount(t *testing.T, dir string) {
 }
 
 // waitFor polls for something outside this process, at most 30 s.
-func waitFor(t *testing.T, what string, done func() bool) {
+func waitFor(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for !done() {
@@ -280,7 +280,7 @@ func waitFor(t *testing.T, what string, done func() bool) {
 }
 
 // stats reads a mount's statistics: the numbers by their dotted path.
-func stats(t *testing.T, mnt string) map[string]float64 {
+func stats(t testing.TB, mnt string) map[string]float64 {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(mnt, ".stats"))
 	if err != nil {
@@ -307,7 +307,7 @@ func flatten(into map[string]float64, path string, v any) {
 }
 
 // sameFiles fails the test unless the two files have the same bytes.
-func sameFiles(t *testing.T, got, want string) {
+func sameFiles(t testing.TB, got, want string) {
 	t.Helper()
 	if o := try(t, "cmp", got, want); o.code != 0 {
 		t.Errorf("cmp %s %s: %s%s", got, want, o.stdout, o.stderr)
@@ -315,7 +315,7 @@ func sameFiles(t *testing.T, got, want string) {
 }
 
 // writeFile makes a file of size bytes that do not compress and do not repeat.
-func writeFile(t *testing.T, path string, size int64, seed uint64) {
+func writeFile(t testing.TB, path string, size int64, seed uint64) {
 	t.Helper()
 	f, err := os.Create(path)
 	if err != nil {

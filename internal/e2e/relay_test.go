@@ -130,7 +130,7 @@ func TestCompanionIsKilled(t *testing.T) {
 func accepted(server *daemon) int { return strings.Count(server.said(), "msg=connected") }
 
 // serveTCP is serve on a port of the loopback device.
-func serveTCP(t *testing.T, store string) (repo string, d *daemon) {
+func serveTCP(t testing.TB, store string) (repo string, d *daemon) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
