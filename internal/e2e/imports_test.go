@@ -24,7 +24,7 @@ var arrows = map[string][]string{
 	"internal/manifest":  {"index", "internal/blob"},
 	"internal/chunker":   {},
 	"internal/archive":   {"internal/chunker"},
-	"client":             {"index", "internal/wire", "internal/blob"},
+	"client":             {"index", "internal/wire", "internal/blob", "internal/login"},
 	"internal/cache":     {"internal/blob", "index"},
 	"internal/tree":      {"client", "internal/cache", "internal/archive", "index", "internal/manifest", "internal/blob"},
 	"fusefs":             {"internal/tree"},
