@@ -37,6 +37,7 @@ Any other FILE (drive-scsi0.img) becomes the file TARGET, with holes where there
 device TARGET; with - as TARGET it goes to standard output. So does a file of an archive. --raw does this for the
 streams of archives as they are stored.
 
+` + cli.LoginUsage + `
 Examples:
   pmxbackup restore /srv/backups host/web1/latest/root.pxar/etc /tmp/etc
   pmxbackup restore ssh://root@store/srv/backups host/web1/2026-11-23T07:04:44Z/root.pxar /mnt/new --resume
@@ -53,6 +54,7 @@ Exit codes: 0 done, 1 failed (what was restored stays), 2 wrong usage, 3 some fi
 type restoreSettings struct {
 	repo, what, target string
 	insecure           bool
+	login              cli.Login
 	quiet, json        bool
 	verbose            bool
 	raw                bool
@@ -66,7 +68,8 @@ type restoreSettings struct {
 func parseRestore(e *env, args []string) (s *restoreSettings, done bool, err error) {
 	s = &restoreSettings{memory: backup.DefaultMemory}
 	f := pflag.NewFlagSet(name+" restore", pflag.ContinueOnError)
-	f.StringVarP(&s.repo, "repository", "r", "", "the store: a folder, unix:PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]/PATH")
+	f.StringVarP(&s.repo, "repository", "r", "", "the store: a folder, unix:PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT]/PATH or https://[USER@]HOST[:PORT]/STORE")
+	s.login.Flags(f)
 	f.BoolVar(&s.resume, "resume", false, "go on: leave alone what has the size, mode, owners and time that it should have")
 	f.BoolVar(&s.overwrite, "overwrite", false, "replace the files that are in the way")
 	f.BoolVar(&s.cfg.NoOwners, "no-owners", false, "leave all files to who restores them, as is done anyway if that is not root")
@@ -129,7 +132,11 @@ func runRestore(ctx context.Context, e *env, args []string) error {
 		log = slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	debug.SetMemoryLimit(int64(s.memory) + 2*spareMemory)
-	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, ReadOnly: true})
+	in, err := s.login.Options(log)
+	if err != nil {
+		return err
+	}
+	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, ReadOnly: true, Login: in})
 	if err != nil {
 		return &cli.UsageError{Err: err} // nothing is dialed yet
 	}

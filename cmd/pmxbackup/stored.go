@@ -226,7 +226,11 @@ func (s *stored) open(ctx context.Context, snap ref.Snapshot, name string, m *ma
 	if x.Csum() != want.Csum || x.Size() != want.Size {
 		return nil, fault.Newf(fault.Corrupt, "open", snap.Path()+"/"+name, "the index is of %d bytes with checksum %v, the manifest says %d and %v", x.Size(), x.Csum(), want.Size, want.Csum)
 	}
-	st := &stream{x: x, size: int64(x.Size()), reader: s.chunks.NewReader(x), hints: s.chunks.NewReader(x), hinting: make(chan struct{}, maxHints)}
+	again := func(ctx context.Context, off, n int64) error {
+		_, err := s.c.ReadFile(ctx, snap, name, off, n)
+		return err
+	}
+	st := &stream{x: x, size: int64(x.Size()), reader: s.chunks.NewReader(x).OnMissing(again), hints: s.chunks.NewReader(x).OnMissing(again), hinting: make(chan struct{}, maxHints)}
 	st.ctx, st.cancel = context.WithCancel(context.Background())
 	s.streams = append(s.streams, st)
 	return st, nil

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"math/bits"
 	"sync"
 
@@ -15,6 +16,8 @@ import (
 type Reader struct {
 	c *Cache
 	x *index.Index
+
+	again Again // may be nil
 	// Of a fixed file: the digests of zeros of its chunk size and of its last
 	// chunk's, which is only computed when that is read.
 	zeros, zerosTail index.Digest
@@ -76,8 +79,13 @@ func (r *Reader) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		r.fetchAhead(plan)
 		return n, nil
 	}
-	for n < len(p) {
+	for told := r.again == nil; n < len(p); {
 		m, err := r.readMissing(ctx, p[n:], off+int64(n), &plan)
+		if err != nil && !told && errors.Is(err, fault.NotFound) {
+			if told = true; r.tell(ctx, off+int64(n), len(p)-n) == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return 0, err
 		}

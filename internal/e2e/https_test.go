@@ -418,6 +418,9 @@ func TestMountOverHTTPS(t *testing.T) {
 
 	t.Setenv("PMX_PASSWORD", bobPassword)
 	t.Setenv("PMX_FINGERPRINT", fingerprint)
+	restored := filepath.Join(tmp, "restored")
+	run(t, "pmxbackup", "restore", "-q", "-r", repo, "vm/100/latest/d.img", restored)
+	sameFiles(t, restored, disk)
 	mnt, d := mount(t, repo, "--log-level", "debug", "--memory", "8M")
 	image := filepath.Join(mnt, "vm/100/latest/d.img")
 	f, err := os.Open(image)

@@ -69,7 +69,7 @@ func (n *archiveFile) Open(ctx context.Context) (Handle, error) {
 		return &h, nil
 	}
 	h.own = true
-	h.reader = n.x.t.cache.NewReader(s.content.index)
+	h.reader = n.x.t.reader(s.content)
 	return &largeHandle{h}, nil
 }
 

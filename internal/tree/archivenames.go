@@ -149,7 +149,7 @@ func (t *Tree) detect(ctx context.Context, n *fileNode) (archive.Format, error) 
 	if c.index == nil {
 		return archive.Unknown, nil
 	}
-	r := t.cache.NewReader(c.index)
+	r := t.reader(c)
 	defer r.Close()
 	var head [archive.DetectSize]byte
 	m, err := r.ReadAt(ctx, head[:], 0)

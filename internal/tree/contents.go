@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"pmxfs/index"
+	"pmxfs/internal/cache"
 	"pmxfs/internal/fault"
 	"pmxfs/internal/ref"
 )
@@ -251,4 +252,12 @@ func (c *contents) forget(gone func(ref.Snapshot) bool) {
 			c.removeLocked(x)
 		}
 	}
+}
+
+// reader returns a reader of a file that has an index.
+func (t *Tree) reader(c *content) *cache.Reader {
+	return t.cache.NewReader(c.index).OnMissing(func(ctx context.Context, off, n int64) error {
+		_, err := t.store.ReadFile(ctx, c.file.snap, c.file.stored, off, n)
+		return err
+	})
 }

@@ -53,7 +53,7 @@ func (n *fileNode) Open(ctx context.Context) (Handle, error) {
 	}
 	h := contentHandle{t: n.t, content: c, keep: n.t.pages.open(n.Ino(), c.id), direct: n.info.Size == Unknown}
 	if c.index != nil {
-		return &indexHandle{contentHandle: h, path: n.path, reader: n.t.cache.NewReader(c.index)}, nil
+		return &indexHandle{contentHandle: h, path: n.path, reader: n.t.reader(c)}, nil
 	}
 	return &blobHandle{h}, nil
 }

@@ -2,9 +2,7 @@ package tree
 
 import (
 	"context"
-	"errors"
 
-	"pmxfs/index"
 	"pmxfs/internal/cache"
 	"pmxfs/internal/fault"
 )
@@ -32,31 +30,10 @@ var _ ChunkHandle = (*indexHandle)(nil)
 
 func (h *indexHandle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	n, err := h.reader.ReadAt(ctx, p, off)
-	if errors.Is(err, fault.NotFound) && h.remind(ctx, off, len(p)) == nil {
-		n, err = h.reader.ReadAt(ctx, p, off)
-	}
 	if err != nil {
 		return 0, fault.New(fault.Unknown, "read", h.path, err)
 	}
 	return n, nil
-}
-
-// remindEntries is how many entries are asked for at a time: 16 GiB of a disk.
-const remindEntries = 4096
-
-// remind has the store send the entries for n bytes at off once more, and some
-// around them. Whoever has rights to some groups alone may name only the chunks
-// that this very connection was told of, and the one that sent the index may have
-// broken since; it may also have come from a disk.
-func (h *indexHandle) remind(ctx context.Context, off int64, n int) error {
-	x, size := h.content.index, int64(index.FixedEntrySize)
-	if x.Dynamic() {
-		size = index.DynamicEntrySize
-	}
-	first := x.Find(uint64(off)) / remindEntries * remindEntries
-	last := x.Find(uint64(min(off+int64(n), int64(x.Size()))-1))/remindEntries*remindEntries + remindEntries
-	_, err := h.t.store.ReadFile(ctx, h.content.file.snap, h.content.file.stored, index.HeaderSize+int64(first)*size, int64(last-first)*size)
-	return err
 }
 
 func (h *indexHandle) TryReadAt(p []byte, off int64) (int, bool) { return h.reader.TryReadAt(p, off) }

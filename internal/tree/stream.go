@@ -27,7 +27,7 @@ const maxHints = 8
 
 func newStream(t *Tree, c *content) *stream {
 	return &stream{
-		t: t, content: c, reader: t.cache.NewReader(c.index), hints: t.cache.NewReader(c.index),
+		t: t, content: c, reader: t.reader(c), hints: t.reader(c),
 		hinting: make(chan struct{}, maxHints),
 	}
 }
