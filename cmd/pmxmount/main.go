@@ -28,6 +28,8 @@ leads to the mount's connection, for 'pmxbackup -r unix:MOUNTPOINT/.control'.
 ` + cli.LoginUsage + `
 The command returns when the mount is live, and serves it in the background. It ends with 'umount MOUNTPOINT'.
 
+Without a mount: pmxmount ls|cat|find|cp|tar REPO PATH...; 'pmxmount ls --help' says how.
+
 Options (-o, as mount and fstab have them):
   allow_other             let other users look into the mount too
   default_permissions     have the kernel enforce owners and modes
@@ -58,6 +60,9 @@ func main() {
 
 // run is main: args begins with the command's name.
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 1 && commands[args[1]] != nil {
+		return browse(args, stdout, stderr)
+	}
 	s, done, err := parse(args, stdout)
 	switch {
 	case err != nil:
@@ -86,19 +91,24 @@ func run(args []string, stdout, stderr io.Writer) int {
 func newFlags(s *settings) *pflag.FlagSet {
 	f := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	f.StringArrayVarP(&s.options, "options", "o", nil, "mount options, separated by commas; see above")
-	f.Var(&s.memory, "memory", "how much to keep in memory of what was read")
-	f.StringVar(&s.cacheDir, "cache", "", "keep what was read in this directory, over restarts; several mounts may share it")
-	f.Var(&s.cacheSize, "cache-size", "how much to keep there")
 	f.BoolVarP(&s.foreground, "foreground", "f", false, "stay in the foreground, and log to standard error")
-	f.StringVar(&s.namespace, "ns", "", "show this namespace of the store only, as a/b")
 	f.BoolVar(&s.asMe, "as-me", false, "show all files as mine, and readable")
 	f.BoolVar(&s.noPush, "no-push", false, "do not push what was read into the kernel's page cache")
 	f.BoolVar(&s.readOnly, "read-only-connection", false, "refuse backups through MOUNTPOINT/.control, and write nothing to a store in a directory, not even locks")
-	f.BoolVar(&s.insecure, "insecure-tcp", false, "let tcp:// lead to another machine, though it is neither encrypted nor protected")
-	s.login.Flags(f)
-	f.DurationVar(&s.timeout, "timeout", s.timeout, "how long reads wait for a broken connection before they fail")
+	s.storeFlags(f)
 	f.StringVar(&s.metrics, "metrics", "", "answer /metrics, for Prometheus, and /healthz on HOST:PORT, over plain HTTP and to whoever asks")
 	f.StringVar(&s.logFile, "log-file", "", "log to this file; the default is the system's log in the background")
 	f.StringVar(&s.logLevel, "log-level", "info", "what to log: debug, info, warn or error")
 	return f
+}
+
+// storeFlags are those that say how a store is read.
+func (s *settings) storeFlags(f *pflag.FlagSet) {
+	f.Var(&s.memory, "memory", "how much to keep in memory of what was read")
+	f.StringVar(&s.cacheDir, "cache", "", "keep what was read in this directory, over restarts; several may share it")
+	f.Var(&s.cacheSize, "cache-size", "how much to keep there")
+	f.StringVar(&s.namespace, "ns", "", "show this namespace of the store only, as a/b")
+	f.BoolVar(&s.insecure, "insecure-tcp", false, "let tcp:// lead to another machine, though it is neither encrypted nor protected")
+	s.login.Flags(f)
+	f.DurationVar(&s.timeout, "timeout", s.timeout, "how long reads wait for a broken connection before they fail")
 }

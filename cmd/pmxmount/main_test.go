@@ -14,6 +14,12 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"pmxfs/index"
+	"pmxfs/internal/archive"
+	"pmxfs/internal/archive/archivetest"
+	"pmxfs/internal/blob"
+	"pmxfs/internal/manifest"
+	"pmxfs/internal/ref"
 	"pmxfs/internal/store"
 )
 
@@ -30,6 +36,7 @@ func TestScripts(t *testing.T) {
 	if err := store.Init(dir); err != nil {
 		t.Fatal(err)
 	}
+	files := storeWithFiles(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -43,6 +50,8 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { sweep(t, work) })
 			env.Setenv("STORE", dir)
+			env.Setenv("FILES", files)
+			env.Setenv("TZ", "UTC")
 			return os.Mkdir(filepath.Join(work, "mnt"), 0o755)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -152,4 +161,60 @@ func TestMountHelper(t *testing.T) {
 			t.Errorf("%v: %q, not %q", c.args, got, c.want)
 		}
 	}
+}
+
+// storeWithFiles returns the path of a store with one backup of a few files, in
+// the snapshot host/a/2026-11-23T07:04:44Z.
+func storeWithFiles(t *testing.T) string {
+	t.Helper()
+	src := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(filepath.Join(src, "dir"), 0o755))
+	must(os.WriteFile(filepath.Join(src, "dir/deep"), []byte("deep"), 0o644))
+	must(os.WriteFile(filepath.Join(src, "file"), []byte("hello"), 0o644))
+	must(os.Chown(filepath.Join(src, "file"), 77, 78))
+	must(os.Chmod(filepath.Join(src, "file"), 0o750|os.ModeSetuid))
+	stamp := time.Unix(1e9, 123456789)
+	must(os.Chtimes(filepath.Join(src, "file"), stamp, stamp))
+	must(os.Symlink("dir/deep", filepath.Join(src, "link")))
+	meta, payload := archivetest.Write(t, src, archive.PXAR2)
+
+	root := filepath.Join(t.TempDir(), "files")
+	snap, err := ref.ParseSnapshot("host/a/2026-11-23T07:04:44Z")
+	must(err)
+	must(os.MkdirAll(filepath.Join(root, snap.Path()), 0o755))
+	must(os.WriteFile(filepath.Join(root, ".lock"), nil, 0o644))
+	must(os.WriteFile(filepath.Join(root, snap.Group.Path(), "owner"), []byte("root@pam\n"), 0o644))
+	put := func(path string, data []byte) {
+		path = filepath.Join(root, path)
+		must(os.MkdirAll(filepath.Dir(path), 0o755))
+		must(os.WriteFile(path, data, 0o644))
+	}
+	m := manifest.Manifest{Type: snap.Type, ID: snap.ID, Time: snap.Time}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{"root.mpxar.didx", meta}, {"root.ppxar.didx", payload}, {"note.blob", []byte("plain")}} {
+		stored := blob.NewEncoder().Append(nil, f.data)
+		file := manifest.File{Name: f.name, Size: uint64(len(stored)), Csum: index.Sum(stored)}
+		if ref.ExtOf(f.name) == ref.ExtDynamic {
+			d := index.Sum(f.data)
+			put(fmt.Sprintf(".chunks/%x/%v", d[:2], d), stored)
+			entries := index.AppendDynamic(nil, uint64(len(f.data)), d)
+			h := index.Header{Dynamic: true, Csum: index.Sum(entries), UUID: [16]byte{byte(len(f.name))}}
+			stored = append(h.Append(nil), entries...)
+			file.Size, file.Csum = uint64(len(f.data)), h.Csum
+		}
+		put(snap.Path()+"/"+f.name, stored)
+		m.Files = append(m.Files, file)
+	}
+	raw, err := m.Append(nil)
+	must(err)
+	put(snap.Path()+"/"+ref.ManifestName, raw)
+	return root
 }

@@ -29,17 +29,36 @@ type repository struct {
 	connected func() bool
 }
 
-// openRepository connects to the store and makes a tree of it.
-func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*repository, error) {
+// reach connects to the store, and opens the cache on disk if there is to be
+// one. What it returns in undo is to be called in the end, the last one first.
+func reach(ctx context.Context, s *settings, log *slog.Logger) (con *connection, disk *cache.Disk, undo []func(), err error) {
 	in, err := s.login.Options(log)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	dial, closeDialer, err := transport.Dialer(s.repo, transport.Options{Log: log, InsecureTCP: s.insecure, ReadOnly: s.readOnly, Login: in})
 	if err != nil {
-		return nil, &cli.UsageError{Err: err} // nothing is dialed yet
+		return nil, nil, nil, &cli.UsageError{Err: err} // nothing is dialed yet
 	}
-	var undo []func()
+	if s.cacheDir != "" {
+		disk, err = cache.OpenDisk(cache.DiskConfig{Dir: s.cacheDir, Bytes: int64(s.cacheSize), Log: log})
+	}
+	if err == nil {
+		con, err = connect(ctx, client.Config{Dial: dial, Log: log, RetryFor: s.timeout}, disk != nil)
+	}
+	if err != nil {
+		closeDialer()
+		return nil, nil, nil, err
+	}
+	return con, disk, []func(){func() { closeDialer() }, con.close}, nil
+}
+
+// openRepository connects to the store and makes a tree of it.
+func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*repository, error) {
+	con, disk, undo, err := reach(ctx, s, log)
+	if err != nil {
+		return nil, err
+	}
 	closeAll := func() {
 		for _, f := range slices.Backward(undo) {
 			f()
@@ -49,18 +68,6 @@ func openRepository(ctx context.Context, s *settings, log *slog.Logger) (*reposi
 		closeAll()
 		return nil, err
 	}
-	undo = append(undo, func() { closeDialer() })
-	var disk *cache.Disk
-	if s.cacheDir != "" {
-		if disk, err = cache.OpenDisk(cache.DiskConfig{Dir: s.cacheDir, Bytes: int64(s.cacheSize), Log: log}); err != nil {
-			return fail(err)
-		}
-	}
-	con, err := connect(ctx, client.Config{Dial: dial, Log: log, RetryFor: s.timeout}, disk != nil)
-	if err != nil {
-		return fail(err)
-	}
-	undo = append(undo, con.close)
 	control, err := listenControl()
 	if err != nil {
 		return fail(err)

@@ -87,6 +87,20 @@ func (w *Writer) Add(ctx context.Context, a *archive.Archive, from, name string)
 	return t.dir(ctx, e.Ref, t.name, 0)
 }
 
+// Put writes one file that is in no archive, under the given name; content has as
+// many bytes as m.Size says, and is not looked at but for regular files. Where
+// it breaks off, zeros stand for the rest. Outcomes as those of Add.
+func (w *Writer) Put(ctx context.Context, name string, m *archive.Meta, content archive.Stream) error {
+	if w.err != nil {
+		return w.err
+	}
+	if err := w.header(m, name, ""); err != nil || !m.IsRegular() {
+		return err
+	}
+	t := &tree{Writer: w}
+	return t.content(ctx, archive.Content{Stream: content, Len: m.Size}, name)
+}
+
 // A tree is one call of Add.
 type tree struct {
 	*Writer
