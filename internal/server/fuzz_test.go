@@ -126,13 +126,41 @@ func (m *mangler) packet() []byte {
 
 // TestFuzzedPackets: whatever a client sends, the server neither fails nor keeps
 // anything of it, and serves others meanwhile.
-func TestFuzzedPackets(t *testing.T) {
+func TestFuzzedPackets(t *testing.T) { fuzzPacketsTo(t, *fuzzPackets) }
+
+// TestSoakFuzzedPackets is the same with ten million packets; the memory that the
+// process has afterwards is what it had after the first tenth.
+func TestSoakFuzzedPackets(t *testing.T) {
+	if os.Getenv("PMXFS_SOAK") == "" {
+		t.Skip("a long run: scripts/test --soak")
+	}
+	resident := func() int64 {
+		debug.FreeOSMemory()
+		var size, pages int64
+		b, err := os.ReadFile("/proc/self/statm")
+		if err == nil {
+			_, err = fmt.Sscan(string(b), &size, &pages)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pages * int64(os.Getpagesize())
+	}
+	fuzzPacketsTo(t, 1_000_000)
+	before := resident()
+	fuzzPacketsTo(t, 9_000_000)
+	if after := resident(); after > before+64<<20 {
+		t.Errorf("%d MiB resident after ten million packets, %d after one", after>>20, before>>20)
+	}
+}
+
+func fuzzPacketsTo(t *testing.T, packets int) {
 	leakCheck(t)
 	s := newStore(t)
 	other := connect(t, Config{Store: s})
 	m := newMangler(1)
 	sent, conns := 0, 0
-	for sent < *fuzzPackets {
+	for sent < packets {
 		near, far := socketPair(t)
 		served := make(chan error, 1)
 		go func() { served <- Serve(t.Context(), far, Config{Store: s}) }()
