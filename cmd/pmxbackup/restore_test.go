@@ -307,3 +307,34 @@ func TestRestoreDisks(t *testing.T) {
 		s.must("restore", "vm/1/latest/"+name, target, "--overwrite")
 	}
 }
+
+// Many small files: memory does not grow with them, an unchanged tree is not
+// read, and all come back. The long form has 100,000.
+func TestManySmallFilesSoak(t *testing.T) {
+	n := 3000
+	if os.Getenv("PMXFS_SOAK") != "" {
+		n = 100_000
+	}
+	dir := t.TempDir()
+	for i := range n {
+		sub := filepath.Join(dir, fmt.Sprintf("d%03d", i/500))
+		if i%500 == 0 {
+			if err := os.Mkdir(sub, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(sub, fmt.Sprintf("f%06d", i)), bytes.Repeat([]byte{byte(i), byte(i >> 8)}, 20+i%700), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(50 * time.Millisecond) // what changed a moment ago is read again
+	s := newShop(t)
+	s.must("host/a", "--time", "1", "root.pxar:"+dir)
+	out := s.must("host/a", "--time", "2", "--json", "root.pxar:"+dir)
+	if !strings.Contains(out, `"entries":`) || strings.Contains(out, "files_read") {
+		t.Errorf("unchanged: %s", out)
+	}
+	target := s.target()
+	s.must("restore", "host/a/latest/root", target)
+	rsync(t, "-aHAXn", dir, target)
+}
