@@ -37,9 +37,9 @@ func newTrial(t *testing.T) *trial {
 	return x
 }
 
-// damaged is what a read returns that had other bytes than were written: nothing
+// errDamaged is what a read returns that had other bytes than were written: nothing
 // may ever cause it.
-var damaged = errors.New("wrong bytes")
+var errDamaged = errors.New("wrong bytes")
 
 // all makes the nth backup, lists it and reads it. committed are the files that
 // were answered Ok: a file that fails by itself is left out of a backup.
@@ -105,7 +105,7 @@ func (x *trial) read(ctx context.Context, c *client.Client, n int64) error {
 			return err
 		}
 		if !bytes.Equal(bytes.Join(got, nil), want) {
-			return damaged
+			return errDamaged
 		}
 	}
 	return nil
@@ -118,7 +118,7 @@ func (x *trial) aftermath(what string, committed []string, err error) {
 	x.t.Helper()
 	x.wrap, x.under = nil, nil
 	x.restart()
-	if errors.Is(err, damaged) {
+	if errors.Is(err, errDamaged) {
 		x.t.Fatalf("%s: %v", what, err)
 	}
 	x.check(1, "a.img.fidx", x.first)
