@@ -48,7 +48,7 @@ def replace_between(text, middle):
 
 def describe(info):
     """The machine and the run, as sentences."""
-    peers = "; ".join(f"{name}: {version}" for name, version in info["peers"].items()) or "none"
+    peers = "; ".join(version if version.startswith(name) else f"{name} {version}" for name, version in info["peers"].items()) or "none"
     quick = " **Made with --quick: small disks, which say little.**" if info["quick"] else ""
     return (f"Commit {info['commit']}, {info['date']}. {info['cores']} cores of {info['cpu']}, {info['memory_gib']} GiB of memory, Linux {info['kernel']}. "
             f"Medians of {info['rounds']} round(s); the load average before was {info['load_before']}. Peers: {peers}.{quick}")

@@ -1,7 +1,6 @@
 """The tools: how each backs a disk or a tree up, mounts the backup and restores it, as its users would."""
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -46,7 +45,7 @@ class Tool:
         """Mounts backup n, and waits until the mount is there."""
         self.start_mount(n, tree)
         try:
-            wait_for(f"{self.name}: mount", 60, lambda: os.path.ismount(self.mnt), self.proc)
+            wait_for(f"{self.name}: mount", 60, lambda: mounted(self.mnt), self.proc)
         except Failed as e:
             self.log.seek(0)
             said = self.log.read()[-300:].decode(errors="replace")
@@ -62,7 +61,7 @@ class Tool:
         if self.proc is None:
             return
         try:
-            wait_for(f"{self.name}: umount", 20, lambda: not os.path.ismount(self.mnt) or subprocess.run(["umount", self.mnt], capture_output=True).returncode == 0)
+            wait_for(f"{self.name}: umount", 20, lambda: not mounted(self.mnt) or subprocess.run(["umount", self.mnt], capture_output=True).returncode == 0)
         except (Failed, OSError):
             subprocess.run(["umount", "-l", self.mnt], capture_output=True)
         for sig in (None, signal.SIGINT, signal.SIGKILL):
@@ -313,6 +312,12 @@ class Casync(Tool):
         return measure(["casync", "extract", f"--store={self.repo}/castr", f"{self.repo}/a{n}.caidx", target])
 
 
+def mounted(path):
+    """Whether something is mounted there, be its daemon dead or alive: a look into the folder itself would fail or hang."""
+    with open("/proc/self/mounts") as f:
+        return any(line.split()[1] == path for line in f)
+
+
 def linked(disk, folder):
     """A folder with nothing but a hard link to disk in it, named disk.img."""
     os.makedirs(folder, exist_ok=True)
@@ -340,12 +345,13 @@ def installed_peers():
 
 
 def versions():
-    """One line per installed peer: what it says it is."""
+    """What each installed peer says it is; those that scripts/bench built have it in their build ids."""
     out = {}
-    for name, cmd in (("borg", ["borg", "--version"]), ("restic", ["restic", "version"]), ("kopia", ["kopia", "--version"]), ("casync", ["casync", "--version"])):
+    for name, args in (("borg", ["--version"]), ("restic", ["version"]), ("casync", ["--version"])):
         if shutil.which(name):
-            out[name] = sh(cmd).splitlines()[0]
-    if shutil.which("desync"):
-        # It does not know its own version.
-        out["desync"] = re.search(r"(?:mod|path)\s+\S*desync\S*\s+(v\S+|\(devel\))|$", sh(["go", "version", "-m", shutil.which("desync")])).group(1) or "unknown"
+            out[name] = sh([name, *args]).splitlines()[0]
+    for name in ("desync", "kopia"):
+        if shutil.which(name):
+            built = sh(["go", "tool", "buildid", shutil.which(name)]).strip()
+            out[name] = built.split("@")[1] if "@" in built else "of unknown version"
     return out
