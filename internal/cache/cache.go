@@ -122,7 +122,7 @@ func (c *Cache) Reserve(n int64) {
 	c.mu.Lock()
 	c.external += n
 	c.roomLocked()
-	c.shedLocked(c.limit / 4)
+	c.shedLocked(c.limit / 2)
 	c.unlock()
 }
 
@@ -136,10 +136,13 @@ func (c *Cache) Release(n int64) {
 // Limit returns the bound in bytes.
 func (c *Cache) Limit() int64 { return c.limit }
 
+// heldLocked returns what is held and promised, free buffers aside.
+func (c *Cache) heldLocked() int64 { return c.kept + c.busy + c.reserved + c.external }
+
 // roomLocked evicts the chunks used longest ago until what is held and promised
 // is within the bound, or nothing is left to evict.
 func (c *Cache) roomLocked() {
-	for c.kept+c.busy+c.reserved+c.external > c.limit && c.evictLocked() {
+	for c.heldLocked() > c.limit && c.evictLocked() {
 	}
 }
 
@@ -189,13 +192,16 @@ func (c *Cache) freeLocked(b *buffer) {
 	if c.closed {
 		c.shedLocked(0)
 	} else {
-		c.shedLocked(c.limit / 4)
+		c.shedLocked(c.limit / 2)
 	}
 }
 
-// shedLocked gives free buffers back to the system: those over most, and those
-// over the bound.
+// shedLocked gives free buffers back to the system: those over the bound, and
+// those over most that nothing was promised of.
 func (c *Cache) shedLocked(most int64) {
+	if most > 0 {
+		most = max(most, c.reserved)
+	}
 	most = max(0, min(most, c.limit-c.kept-c.busy-c.external))
 	if c.pool.bytes <= most {
 		return
@@ -219,13 +225,18 @@ func (c *Cache) take(n int, credit *int64) *buffer {
 	*credit -= paid
 	c.reserved -= paid
 	b := c.pool.take(class)
+	// What has to go for these bytes is used again where it fits: new memory
+	// costs a page fault for every 4 KiB of it.
+	for b == nil && c.heldLocked()+int64(size) > c.limit && c.evictLocked() {
+		b = c.pool.take(class)
+	}
 	if b != nil {
 		c.busy += int64(len(b.mem))
 	} else {
 		c.busy += int64(size)
-		c.roomLocked()
-		c.shedLocked(c.limit / 4)
 	}
+	c.roomLocked()
+	c.shedLocked(c.limit / 2)
 	c.unlock()
 	if b == nil {
 		mem, mapped := allocate(size)

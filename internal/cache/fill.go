@@ -119,7 +119,7 @@ func (c *Cache) passed(b *buffer) {
 	c.mu.Lock()
 	if b.ahead && b.kept {
 		c.usedLocked(b)
-		if c.kept+c.busy+c.reserved+c.external > c.limit/2 {
+		if c.heldLocked() > c.limit/2 {
 			c.chunks.Remove(b.key)
 			c.unkeepLocked(b) // the caller has a reference
 		}
