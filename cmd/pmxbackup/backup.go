@@ -37,6 +37,9 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 		return &cli.UsageError{Err: err} // nothing is dialed yet
 	}
 	defer closeDialer()
+	if isMount(s.repo) {
+		stepBack()
+	}
 	s.cfg.Log = log
 	switch dir, err := stateDir(e); {
 	case err == nil:

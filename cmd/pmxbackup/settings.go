@@ -30,7 +30,8 @@ with ** for any directories; /at the top only; directories/ only; !but not these
 cannot be read, or changes meanwhile, is reported, and the backup goes on.
 
 The repository is a store's folder, unix:PATH, tcp://HOST:PORT, ssh://[USER@]HOST[:PORT]/PATH or
-https://[USER@]HOST[:PORT]/STORE. A mounted store offers its own connection at MOUNTPOINT/.control. When the connection
+https://[USER@]HOST[:PORT]/STORE. A mounted store offers its own connection at MOUNTPOINT/.control;
+through it a backup runs at a lower priority (nice 10). When the connection
 breaks, the backup goes on as soon as it is back, and sends only what did not arrive. A backup that was killed is best
 started again: what arrived is not sent again either.
 

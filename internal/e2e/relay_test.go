@@ -116,6 +116,14 @@ func TestCompanionIsKilled(t *testing.T) {
 		list, _ := filepath.Glob(folder + "/*a.img*")
 		return len(list) > 0 || victim.hasEnded()
 	})
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", victim.cmd.Process.Pid))
+	for _, path := range stats {
+		stat, err := os.ReadFile(path)
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if fields := strings.Fields(rest); err == nil && fields[16] != "10" { // the niceness
+			t.Errorf("a thread of a companion has the niceness %s", fields[16])
+		}
+	}
 	victim.cmd.Process.Kill()
 	<-victim.ended
 	waitFor(t, "the server to drop the stream", func() bool { _, err := os.Stat(folder); return os.IsNotExist(err) })
