@@ -113,6 +113,9 @@ func TestOrder(t *testing.T) {
 	stream := uint8(0)
 	for i, typ := range want {
 		got, ok := s.next()
+		for got.Type == wire.TypeCancel { // it crossed the end of an answer, as it may
+			got, ok = s.next()
+		}
 		if !ok || got.Type != typ {
 			t.Fatalf("packet %d is %v, not %v", i, got.Type, typ)
 		}
