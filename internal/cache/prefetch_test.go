@@ -76,20 +76,23 @@ func TestWindowGrowsAndFetchesAhead(t *testing.T) {
 		f := src.addFixed(t, content(32*mib, 22), mib)
 		c := newCache(t, src, 128*mib)
 		r := c.reader(t, f.x)
-		largest := int64(0)
+		// What the link is taken to carry changes meanwhile: on a busy machine it
+		// shrinks, and what is ahead by then stays so.
+		largest, most := int64(0), int64(minWindow+3*mib)
 		for i := range 256 {
 			if back {
 				i = 255 - i
 			}
 			r.read(t, i*128*kib, 128*kib)
 			r.mu.Lock()
-			if r.recent.bytes > r.recent.window && r.recent.window > 1 {
-				t.Errorf("%d bytes ahead in a window of %d", r.recent.bytes, r.recent.window)
-			}
 			largest = max(largest, r.recent.window)
+			if r.recent.bytes >= largest+mib {
+				t.Errorf("%d bytes ahead in a window of %d", r.recent.bytes, largest)
+			}
 			r.mu.Unlock()
+			most = max(most, 2*c.maxWindow(mib))
 		}
-		if most := c.maxWindow(mib); largest < 2*mib || largest > max(most, minWindow+3*mib) {
+		if largest < 2*mib || largest > most {
 			t.Errorf("the window grew to %d; at most %d are useful", largest, most)
 		}
 		if n := speculative(src.all()); n < 28 {
