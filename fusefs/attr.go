@@ -29,6 +29,15 @@ func valid(n tree.Node, immutable bool) time.Duration {
 	return briefly
 }
 
+// attrValid is valid for attributes: not at all for those that will be known
+// better.
+func attrValid(n tree.Node, a tree.Attr) time.Duration {
+	if a.Brief {
+		return 0
+	}
+	return valid(n, a.Immutable)
+}
+
 // An Owner changes whose files they seem to be, and what their permissions.
 // The zero value shows them as they are.
 type Owner struct {
@@ -120,7 +129,7 @@ func (s *Server) getattr(r *fuse.GetattrRequest) {
 		s.fail(s.ctx, r, "stat", err)
 		return
 	}
-	v := valid(n.Node, a.Immutable && !a.Brief)
+	v := attrValid(n.Node, a)
 	b := make([]byte, 0, attrOutSize)
 	b = binary.NativeEndian.AppendUint64(b, seconds(v))
 	b = binary.NativeEndian.AppendUint32(b, nanoseconds(v))

@@ -40,7 +40,7 @@ func (s *Server) found(ctx context.Context, r *fuse.LookupRequest, parent node, 
 	if err == nil {
 		a, err = n.Attr(ctx)
 	}
-	v, av := valid(n, parent.immutable), valid(n, a.Immutable && !a.Brief)
+	v, av := valid(n, parent.immutable), attrValid(n, a)
 	switch {
 	case err == nil:
 		id := s.nodes.add(n, a, parent.Ino())
