@@ -51,7 +51,7 @@ func TestTCPIsTuned(t *testing.T) {
 		}
 		raw.Control(func(fd uintptr) {
 			for what, o := range map[string]struct{ opt, want int }{
-				"unsent bytes": {unix.TCP_NOTSENT_LOWAT, unsentMost}, "user timeout": {unix.TCP_USER_TIMEOUT, 14000},
+				"unsent bytes": {unix.TCP_NOTSENT_LOWAT, unsentMost}, "user timeout": {unix.TCP_USER_TIMEOUT, int(silentMost.Milliseconds())},
 			} {
 				if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, o.opt); err != nil || got != o.want {
 					t.Errorf("%s, %s: %d, %v", name, what, got, err)

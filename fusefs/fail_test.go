@@ -367,7 +367,9 @@ func TestUnmountUnderLoad(t *testing.T) {
 					readers <- err
 				}()
 			}
-			eventually(t, "the readers", func() bool { return waiting.Load() > 0 && busy.reads.Load() > 100 })
+			eventually(t, "the readers", func() bool {
+				return waiting.Load() > 0 && busy.opens.Load() == 2 && busy.reads.Load() > 100
+			})
 			if how == "lazy" {
 				if _, err := m.try("fusermount3", "-u", "-z", m.dir); err != nil {
 					t.Error(err)
