@@ -25,7 +25,8 @@ def sh(cmd, env=None, **kw):
 
 
 def words(cmd):
-    return cmd if isinstance(cmd, str) else " ".join(cmd)
+    """A command for a message: without the folders of this machine."""
+    return cmd if isinstance(cmd, str) else " ".join(os.path.basename(c.rstrip("/")) if c.startswith("/") else c for c in cmd)
 
 
 def tail(text):
