@@ -489,7 +489,7 @@ func TestSeveralStores(t *testing.T) {
 		{"erin", "one", "wrong user or password"},
 	} {
 		o := try(t, "pmxbackup", "-q", "-r", "https://"+c.user+"@"+address+"/"+c.store, "--fingerprint", fingerprint, "--password-file", password,
-			"vm/100", c.user+".txt:"+password)
+			"vm/"+c.user, c.user+".txt:"+password)
 		if (o.code == 0) != (c.says == "") || !strings.Contains(o.stderr, c.says) {
 			t.Errorf("%s at %s: exit %d, %q; want %q", c.user, c.store, o.code, o.stderr, c.says)
 		}

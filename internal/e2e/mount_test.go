@@ -218,7 +218,7 @@ func TestRefusals(t *testing.T) {
 		{"no store", []string{"pmxmount", full, t.TempDir()}, 1, full},
 		{"no arguments", []string{"pmxmount"}, 2, "--help"},
 		{"unknown flag", []string{"pmxbackup", "--nope"}, 2, "nope"},
-		{"far tcp", []string{"pmxmount", "tcp://192.0.2.1:1", t.TempDir()}, 1, "--insecure-tcp"},
+		{"far tcp", []string{"pmxmount", "tcp://192.0.2.1:1", t.TempDir()}, 2, "--insecure-tcp"},
 	} {
 		o := try(t, c.args...)
 		if o.code != c.code || !strings.Contains(o.stdout+o.stderr, c.want) {
