@@ -40,10 +40,10 @@ const maxLinksFollowed = 40
 // Outcomes: those of Lookup; invalid where links lead in circles.
 func Resolve(ctx context.Context, root Dir, path string, follow bool) (Place, error) {
 	at := []Place{{Node: root}} // from the root down to where we are
-	todo := split(path)
-	for links := 0; len(todo) > 0; {
-		name := todo[0]
-		todo = todo[1:]
+	rest := split(path)
+	for links := 0; len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
 		here := at[len(at)-1]
 		if name == ".." {
 			if len(at) > 1 {
@@ -66,7 +66,7 @@ func Resolve(ctx context.Context, root Dir, path string, follow bool) (Place, er
 			next.In = d
 		}
 		l, ok := n.(Link)
-		if !ok || len(todo) == 0 && !follow {
+		if !ok || len(rest) == 0 && !follow {
 			at = append(at, next)
 			continue
 		}
@@ -75,7 +75,7 @@ func Resolve(ctx context.Context, root Dir, path string, follow bool) (Place, er
 		}
 		target := split(l.Target())
 		if here.In == nil {
-			todo = append(target, todo...)
+			rest = append(target, rest...)
 			continue
 		}
 		// The archive's directory is as far up as it goes.
@@ -93,7 +93,7 @@ func Resolve(ctx context.Context, root Dir, path string, follow bool) (Place, er
 				depth--
 			}
 		}
-		todo = append(target, todo...)
+		rest = append(target, rest...)
 	}
 	return at[len(at)-1], nil
 }
