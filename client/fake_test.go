@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"runtime"
@@ -106,8 +105,8 @@ func (f *fakeConn) next() (p frame, ok bool) {
 	if err != nil {
 		return frame{}, false
 	}
-	body, err := io.ReadAll(f.r)
-	if err != nil {
+	body := make([]byte, h.Len)
+	if err := f.r.ReadFull(body); err != nil {
 		return frame{}, false
 	}
 	return frame{h, body}, true

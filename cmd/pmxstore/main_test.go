@@ -25,7 +25,14 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the command as a person does, one file per topic.
 func TestScripts(t *testing.T) {
+	// In memory, if there is such a place: init makes 65,536 folders.
+	root, err := os.MkdirTemp("/dev/shm", "pmxstore")
+	if err != nil {
+		root = t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
 	testscript.Run(t, testscript.Params{
+		WorkdirRoot:         root,
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

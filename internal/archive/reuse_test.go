@@ -202,9 +202,13 @@ func TestReuse(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		seeds = 3
 	}
+	size := 3000
+	if raceEnabled {
+		size = 800
+	}
 	for seed := range seeds {
 		r := shuffle(seed)
-		root := world(r, 3000)
+		root := world(r, size)
 		chunk := []int{500, 5000, 50000, 500000}[seed%4]
 		last := back(t, root, nil, chunk, nil)
 		next := 0

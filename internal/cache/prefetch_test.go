@@ -248,10 +248,11 @@ func TestUnusedIsCounted(t *testing.T) {
 // TestBound: whatever is read by whomever, what the cache holds stays within
 // the bound, and half of it is left to what is wanted now.
 func TestBound(t *testing.T) {
+	data := content(48*mib, 29)
 	for _, limit := range []int64{3 * mib, 8 * mib, 32 * mib} {
 		t.Run(fmt.Sprint(limit/mib), func(t *testing.T) {
 			src := newSource()
-			f := src.addFixed(t, content(48*mib, 29), mib)
+			f := src.addFixed(t, data, mib)
 			c := newCache(t, src, limit)
 			c.Reserve(mib / 2)
 			defer c.Release(mib / 2)

@@ -58,6 +58,7 @@ func TestPersistentCache(t *testing.T) {
 // TestCacheWithoutTheStore: a mount that starts while the store is away shows
 // what is cached, and the rest, backups through it included, once it is back.
 func TestCacheWithoutTheStore(t *testing.T) {
+	t.Parallel()
 	store := newStore(t)
 	data := filepath.Join(t.TempDir(), "data")
 	writeFile(t, data, 3*chunkSize+5, 61)

@@ -237,7 +237,7 @@ func TestMemoryOfAMount(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	size := int64(1 << 30)
 	writeFile(t, data, size, 9)
-	disk := "16G"
+	disk := "4G"
 	if isSoak() {
 		disk = "64G"
 	}

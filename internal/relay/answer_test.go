@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"testing"
@@ -63,8 +62,8 @@ func (s *fakeServer) next() (p packet, ok bool) {
 		if err != nil {
 			return packet{}, false
 		}
-		b, err := io.ReadAll(s.r)
-		if err != nil {
+		b := make([]byte, h.Len)
+		if err := s.r.ReadFull(b); err != nil {
 			return packet{}, false
 		}
 		if h.Type != wire.TypeGetStatus {
@@ -78,7 +77,7 @@ func (s *fakeServer) expect(t wire.Type) packet {
 	s.t.Helper()
 	p, ok := s.next()
 	if !ok || p.Type != t {
-		s.t.Fatalf("the server got %v, not %v", p.Type, t)
+		s.t.Fatalf("the server got %v on id %d, not %v", p.Type, p.ID, t)
 	}
 	return p
 }
@@ -327,6 +326,7 @@ func TestAskedAndUndrained(t *testing.T) {
 // TestBlobsThatGrow: where chunks are longer than the last ones were, the relay
 // gives the request up and asks again for those that had no room.
 func TestBlobsThatGrow(t *testing.T) {
+	zeros := make([]byte, wire.MaxBlobData)
 	sizes := []int{100, 100, 100, 100, 100, 100, 100, 9 << 20, 3 << 20, 9 << 20, 7, 16<<20 + 44, 16<<20 + 44, 1}
 	for _, features := range []wire.Features{wire.AllFeatures, wire.Blobs} { // with Cancel and without
 		m, s := newFake(t, features, Config{})
@@ -361,7 +361,7 @@ func TestBlobsThatGrow(t *testing.T) {
 								return
 							}
 							n := min(size-off, wire.MaxBlobData)
-							s.send(p.ID, wire.TypeBlob, wire.BlobHeader{Offset: uint64(off), Total: uint64(size), Digest: d}.Append(nil), make([]byte, n))
+							s.send(p.ID, wire.TypeBlob, wire.BlobHeader{Offset: uint64(off), Total: uint64(size), Digest: d}.Append(nil), zeros[:n])
 							off += n
 						}
 					}

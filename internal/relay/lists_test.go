@@ -23,7 +23,7 @@ func hashList(from, to int) (b []byte) {
 // TestLongList: a list longer than the memory for answers is asked for again as
 // often as it takes, and comes to a companion that takes it late as one.
 func TestLongList(t *testing.T) {
-	const part, parts = 8000, 100 // 25 MB
+	const part, parts = 8000, 80 // 20 MB
 	for name, change := range map[string]bool{"stays": false, "changes": true} {
 		t.Run(name, func(t *testing.T) {
 			m, s := newFake(t, wire.AllFeatures, Config{})

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -203,8 +202,8 @@ func (p *peer) next() (wire.Header, []byte) {
 	if err != nil {
 		p.t.Fatalf("instead of a packet: %v", err)
 	}
-	b, err := io.ReadAll(p.r)
-	if err != nil {
+	b := make([]byte, h.Len)
+	if err := p.r.ReadFull(b); err != nil {
 		p.t.Fatal(err)
 	}
 	return h, b
@@ -301,7 +300,7 @@ func read(ctx context.Context, c *client.Client, s client.Snapshot, stored strin
 	for i := range x.Len() {
 		digests = append(digests, x.Digest(i))
 	}
-	var out []byte
+	out := make([]byte, 0, x.Size())
 	var first error
 	dec := client.NewDecoder()
 	err = c.Fetch(ctx, digests, client.FetchOptions{}, func(i int, r client.Raw, err error) {

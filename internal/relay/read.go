@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"sync/atomic"
 
 	"pmxfs/client"
 	"pmxfs/internal/fault"
@@ -61,6 +62,7 @@ type part struct {
 	full     bool            // more came than there was memory for: the rest is asked for again
 	failed   *wire.Error     // what the server answered in place of the rest
 	broken   error           // why there is no answer
+	complete atomic.Bool     // its last packet ends the job: there is nothing to cancel
 	done     chan struct{}
 }
 
@@ -152,6 +154,7 @@ func (p *part) hold(t wire.Type, head []byte, r *wire.Reader, n int, final bool)
 func (p *part) pass(t wire.Type, head []byte, r *wire.Reader, n int, final bool) error {
 	a, err := p.hold(t, head, r, n, final)
 	if err == nil {
+		p.complete.Store(final) // before the job's end is known
 		p.j.push(a)
 	}
 	return err
@@ -221,7 +224,9 @@ func (c *companion) readAll(j *job, p *part, q question) {
 		select {
 		case <-p.done:
 		case <-j.ctx.Done():
-			p.ch.Cancel()
+			if !p.complete.Load() {
+				p.ch.Cancel()
+			}
 			return
 		}
 		switch {
@@ -296,6 +301,7 @@ func (s *single) take(p *part, h wire.Header, r *wire.Reader) (bool, error) {
 	}
 	b, err := r.Payload(s.size)
 	if err == nil {
+		p.complete.Store(true)
 		s.j.say(h.Type, b, true)
 	}
 	return true, err

@@ -108,7 +108,7 @@ func TestManyCompanions(t *testing.T) {
 			}
 		})
 	}
-	for i := range 8 {
+	for i := range 4 {
 		readers.Go(func() {
 			for n := 0; n == 0 || !done.Load(); n++ {
 				if got, err := read(ctx, m.client, snapshot("1"), "a.img.fidx"); err != nil || !bytes.Equal(got, data) {

@@ -1,15 +1,14 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -431,11 +430,13 @@ func random(n int, seed uint64) []byte {
 
 // text returns n bytes that compress well.
 func text(n int, seed int) []byte {
-	var b bytes.Buffer
-	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "line %d of text %d\n", i, seed)
+	b := make([]byte, 0, n+50)
+	for i := 0; len(b) < n; i++ {
+		b = strconv.AppendInt(append(b, "line "...), int64(i), 10)
+		b = strconv.AppendInt(append(b, " of text "...), int64(seed), 10)
+		b = append(b, '\n')
 	}
-	return b.Bytes()[:n:n]
+	return b[:n:n]
 }
 
 // leakCheck fails the test if, when all else is cleaned up, there are more

@@ -59,7 +59,7 @@ func writeForever(dir string) error {
 // parts, and takes the interrupted one anew.
 func TestKilled(t *testing.T) {
 	kills := 15
-	if os.Getenv("PMX_SOAK") != "" {
+	if os.Getenv("PMXFS_SOAK") != "" {
 		kills = 300
 	}
 	dir := newDir(t)

@@ -113,8 +113,23 @@ func (t *Tree) Expire() {
 	t.lists.expire()
 }
 
-// Statfs returns the room in the store, as it was at most Fresh ago.
-func (t *Tree) Statfs(ctx context.Context) (Space, error) { return t.space.get(ctx) }
+// statfsPatience is how long Statfs waits for a store that does not answer:
+// umount asks for the room, too, and must not have to wait for the store.
+const statfsPatience = 2 * time.Second
+
+// Statfs returns the room in the store, as it was at most Fresh ago; as it was
+// last known if the store does not answer within statfsPatience.
+func (t *Tree) Statfs(ctx context.Context) (Space, error) {
+	wait, stop := context.WithTimeout(ctx, statfsPatience)
+	defer stop()
+	s, err := t.space.get(wait)
+	if err != nil && wait.Err() != nil && ctx.Err() == nil {
+		if last, known, _ := t.space.peek(); known {
+			return last, nil
+		}
+	}
+	return s, err
+}
 
 // The names in the root that are no part of the store.
 const (

@@ -509,6 +509,35 @@ func TestStatfs(t *testing.T) {
 	}
 }
 
+// TestStatfsOfAHangingStore: who asks for the room, as umount does, does not wait
+// for long.
+func TestStatfsOfAHangingStore(t *testing.T) {
+	s := smallStore(t)
+	tree, clock := newTestTree(t, s)
+	gate := make(chan struct{})
+	defer close(gate)
+	s.setGate(gate)
+	began := time.Now()
+	if _, err := tree.Statfs(context.Background()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("nothing known: %v", err)
+	}
+	if took := time.Since(began); took > 3*statfsPatience {
+		t.Errorf("it took %v", took)
+	}
+	s.setGate(nil)
+	gate <- struct{}{}
+	want := Space{1000, 400, 600}
+	until(t, func() bool {
+		got, err := tree.Statfs(context.Background())
+		return err == nil && got == want
+	})
+	s.setGate(gate)
+	clock.advance(2 * time.Second)
+	if got, err := tree.Statfs(context.Background()); err != nil || got != want {
+		t.Errorf("known from before: %+v, %v", got, err)
+	}
+}
+
 func TestAStoreThatCannotBeBrowsed(t *testing.T) {
 	s := newStore()
 	s.setErr("groups", fault.New(fault.Unsupported, "list", "", nil))
