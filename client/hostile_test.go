@@ -396,7 +396,7 @@ func scriptsOf(seed uint64, n int) (scripts [][]byte) {
 	return scripts
 }
 
-func TestHostileServers(t *testing.T) { testHostile(t, 20_000) }
+func TestHostileServers(t *testing.T) { testHostile(t, 10_000) }
 
 // TestSoakHostileServers sends ten million packets.
 func TestSoakHostileServers(t *testing.T) {

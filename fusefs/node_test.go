@@ -193,10 +193,15 @@ func TestMillionEntries(t *testing.T) {
 	if got != "1000000" {
 		t.Errorf("ls prints %s", got)
 	}
-	m.run(`ls -f $M/big >/dev/null`)
-	if got := big.lists.Load(); got != 1 {
-		t.Errorf("the tree was asked %d times for what the kernel may keep", got)
+	// The kernel may keep it, and need not: it drops what it keeps as it likes.
+	for range 3 {
+		before := big.lists.Load()
+		m.run(`ls -f $M/big >/dev/null`)
+		if big.lists.Load() == before {
+			return
+		}
 	}
+	t.Errorf("the tree was asked %d times for what the kernel may keep", big.lists.Load())
 }
 
 // A directory that changes is listed anew by who starts again, and goes on as

@@ -285,8 +285,8 @@ func TestInterruptedRestoreResumes(t *testing.T) {
 // A disk becomes a file with holes, and its place is not taken without a word.
 func TestRestoreDisks(t *testing.T) {
 	s := newShop(t)
-	data := make([]byte, 40<<20)
-	copy(data[17<<20:], "in the middle")
+	data := make([]byte, 20<<20)
+	copy(data[9<<20:], "in the middle")
 	copy(data[len(data)-5:], "ends.")
 	src := filepath.Join(t.TempDir(), "disk")
 	os.WriteFile(src, data, 0o600)

@@ -84,7 +84,10 @@ func TestFlippedBytes(t *testing.T) {
 		m, p, _ := write(t, f, small(), Config{})
 		whole := walkAll(t, open(t, m, p), 1000)
 		for i := range m {
-			for _, x := range []byte{0x01, 0x80, 0xff} {
+			for k, x := range []byte{0x01, 0x80, 0xff} {
+				if raceEnabled && k != i%3 {
+					continue // one of them; nothing here runs side by side
+				}
 				b := append([]byte{}, m...)
 				b[i] ^= x
 				a, err := tryOpen(b, p)

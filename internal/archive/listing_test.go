@@ -149,7 +149,10 @@ func TestListingTooLarge(t *testing.T) {
 
 // Walking down a deep tree, all directories open, holds little.
 func TestDeepTreeInLittleMemory(t *testing.T) {
-	const depth = 1200
+	depth := 1200
+	if raceEnabled {
+		depth = 400
+	}
 	n := dir("d", file("x", strings.Repeat("x", 1000)))
 	for range depth {
 		n = dir("d", n, file("y", strings.Repeat("y", 30000)))

@@ -117,7 +117,7 @@ func TestHolesAreNotRead(t *testing.T) {
 	}{
 		{"a.img", ".fidx", testChunk, 200*testChunk + 100, []int{10 * testChunk, 150*testChunk + 4096}, 2 * testChunk},
 		{"a.raw", ".didx", testChunk, 200*testChunk + 100, []int{10 * testChunk, 150*testChunk + 4096}, 3 * 4 * testChunk},
-		{"b.raw", ".didx", big, 16 * big, []int{big}, 2 * 4 * big},
+		{"b.raw", ".didx", big, 10 * big, []int{big}, 2 * 4 * big},
 	} {
 		w := newWorld(t)
 		path := write(t, nil)

@@ -237,7 +237,7 @@ func TestAScanThrowsOutNothingInUse(t *testing.T) {
 		}
 	}
 	readOnce(t, d, daily) // used again
-	for i := range 10 {
+	for i := range 4 {
 		readAll(t, withDisk(t, src, d, 64*mib), src.addFixed(t, content(limit, uint64(50+i)), 64*kib))
 	}
 	before, _ := src.count()

@@ -249,7 +249,7 @@ func TestUnusedIsCounted(t *testing.T) {
 // the bound, and half of it is left to what is wanted now.
 func TestBound(t *testing.T) {
 	data := content(48*mib, 29)
-	for _, limit := range []int64{3 * mib, 8 * mib, 32 * mib} {
+	for _, limit := range []int64{3 * mib, 32 * mib} {
 		t.Run(fmt.Sprint(limit/mib), func(t *testing.T) {
 			src := newSource()
 			f := src.addFixed(t, data, mib)
