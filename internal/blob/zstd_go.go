@@ -1,10 +1,11 @@
-//go:build !cgo
+//go:build !cgo || race
 
 package blob
 
 import "github.com/klauspost/compress/zstd"
 
-// compressor is zstd in Go, for builds without cgo. docs/dependencies.md has
+// compressor is zstd in Go, for builds without cgo and for those with the race detector,
+// which does not see into C. docs/dependencies.md has
 // the measurements behind the choice.
 type compressor struct{ enc *zstd.Encoder }
 

@@ -13,6 +13,7 @@ import (
 // mount, stays readable while the store is gone, and a damaged cache costs
 // fetches, never wrong bytes.
 func TestPersistentCache(t *testing.T) {
+	t.Parallel()
 	store := newStore(t)
 	data := filepath.Join(t.TempDir(), "data")
 	writeFile(t, data, 6*chunkSize+5, 60)

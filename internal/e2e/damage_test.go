@@ -58,6 +58,7 @@ func flip(t *testing.T, path string) {
 // TestFlippedBit: reads that touch a damaged chunk give EIO, all others the
 // right bytes, and the log names the chunk.
 func TestFlippedBit(t *testing.T) {
+	t.Parallel()
 	store := newStore(t)
 	path := filepath.Join(t.TempDir(), "data")
 	writeFile(t, path, 4*chunkSize+5000, 11)
@@ -130,6 +131,7 @@ func TestNextBackupRepairs(t *testing.T) {
 // TestFullDisk: a store without room refuses with a clear message, keeps what
 // it had, shows nothing partial, and takes the next backup when there is room.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	image := filepath.Join(t.TempDir(), "small.img")
 	run(t, "truncate", "-s", "140M", image)

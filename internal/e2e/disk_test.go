@@ -43,6 +43,7 @@ func inside(t *testing.T, image, options string, f func(dir string)) {
 // store mounted, and every tool that users have agrees that the file in the
 // mount is the disk.
 func TestDisk(t *testing.T) {
+	t.Parallel()
 	size, dirs := "1G", []string{"/etc", "/usr/sbin", "/usr/lib/python3"}
 	if isSoak() {
 		size, dirs = "4G", append(dirs, "/usr/bin", "/usr/include", "/usr/share")
@@ -53,6 +54,7 @@ func TestDisk(t *testing.T) {
 // TestDiskThroughVersion1Packets is the same over a server that has no packets
 // for chunks but those of version 1.
 func TestDiskThroughVersion1Packets(t *testing.T) {
+	t.Parallel()
 	repo, _ := serve(t, newStore(t), "--features", "browse")
 	mnt := testDisk(t, makeDisk(t, "256M", "/etc"), repo)
 	s := stats(t, mnt)

@@ -55,6 +55,7 @@ func (c counter) Write(p []byte) (int, error) {
 // TestOnlyChangesAreSent: of a disk of which 3% of the blocks changed, in
 // clusters, only the chunks they lie in go over the wire.
 func TestOnlyChangesAreSent(t *testing.T) {
+	t.Parallel()
 	store := newStore(t)
 	repo, _ := serve(t, store)
 	through, sent := countingProxy(t, repo)

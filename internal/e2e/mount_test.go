@@ -76,6 +76,7 @@ func chunksFetched(t *testing.T, mnt string) float64 {
 
 // TestZerosAreNotFetched: a disk of zeros costs no fetch, and du knows.
 func TestZerosAreNotFetched(t *testing.T) {
+	t.Parallel()
 	store := newStore(t)
 	data := filepath.Join(t.TempDir(), "data")
 	run(t, "truncate", "-s", "1G", data)
@@ -126,6 +127,7 @@ func TestNewBackupsAppear(t *testing.T) {
 // TestASnapshotWrittenAgain: a snapshot that was removed and written again under
 // its name is the new one in the mount, whatever the kernel kept in mind.
 func TestASnapshotWrittenAgain(t *testing.T) {
+	t.Parallel()
 	store := newStore(t)
 	mnt, _ := mount(t, store)
 	const snap = "vm/1/2020-01-01T00:00:00Z"
@@ -273,6 +275,7 @@ func TestMemoryOfAMount(t *testing.T) {
 
 // TestReadersAtOnce: sixteen readers with different habits, every byte compared.
 func TestReadersAtOnce(t *testing.T) {
+	t.Parallel()
 	store := newStore(t)
 	data := filepath.Join(t.TempDir(), "data")
 	writeFile(t, data, 40*chunkSize+999, 10)

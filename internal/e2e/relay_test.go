@@ -16,6 +16,7 @@ import (
 // the connection that the mount holds, with eight readers beside them. The server
 // sees one connection, and whoever saw a backup end sees it in the mount at once.
 func TestThroughTheMount(t *testing.T) {
+	t.Parallel()
 	const companions, readers = 10, 8
 	needRoot(t)
 	store := newStore(t)
@@ -103,6 +104,7 @@ func TestThroughTheMount(t *testing.T) {
 // TestCompanionIsKilled: nothing of a companion killed with -9 is left at the
 // server, and another may write the very snapshot.
 func TestCompanionIsKilled(t *testing.T) {
+	t.Parallel()
 	store := newStore(t)
 	repo, server := serve(t, store)
 	mnt, _ := mount(t, repo)

@@ -181,10 +181,11 @@ func TestOneLoginForManyConnections(t *testing.T) {
 // TestTicketIsRenewed: long after its first ticket has ended, a client comes in
 // without the password.
 func TestTicketIsRenewed(t *testing.T) {
-	w := newWorld(t, 2*time.Second)
+	t.Parallel() // it waits
+	w := newWorld(t, 4*time.Second)
 	d := w.dialer("alice", w.options())
 	w.greet(d, "alice")
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		w.greet(d, "alice")
 	}
 	if n := w.asked.Load(); n != 1 {

@@ -512,6 +512,7 @@ func TestStatfs(t *testing.T) {
 // TestStatfsOfAHangingStore: who asks for the room, as umount does, does not wait
 // for long.
 func TestStatfsOfAHangingStore(t *testing.T) {
+	t.Parallel() // it waits
 	s := smallStore(t)
 	tree, clock := newTestTree(t, s)
 	gate := make(chan struct{})
