@@ -75,7 +75,10 @@ func (p *parser) lookup(ctx context.Context, r Ref, name string, n *node) (ok bo
 				n.End = pos + int64(it.size)
 				child, err = p.tailAt(ctx, n.End, n.start, n.next)
 			}
-			found, doubt = child.ok(), !child.ok()
+			if found = child.ok(); found && t.n <= wholeTable {
+				found, err = p.isNext(ctx, &t, begin, pos, n.End)
+			}
+			doubt = !found
 			err = only(ctx, err)
 		case n.next > t.pos:
 			err = corrupt(pos, "content reaches into what follows")
@@ -96,6 +99,26 @@ func (p *parser) lookup(ctx context.Context, r Ref, name string, n *node) (ok bo
 		return false, only(ctx, err)
 	}
 	return false, fault.New(fault.NotFound, "look up", name, nil)
+}
+
+// isNext reports whether end is where table t has what follows the child at pos,
+// as a Dir wants it: else some item is wrong, and which one it is does not show.
+func (p *parser) isNext(ctx context.Context, t *table, begin, pos, end int64) (bool, error) {
+	next := t.pos
+	for i := range t.n {
+		it, err := p.item(ctx, t, i)
+		if err != nil {
+			return false, err
+		}
+		at, ok := t.place(it, begin)
+		if !ok {
+			return true, nil // a Dir does not rely on the places then either
+		}
+		if at > pos {
+			next = min(next, at)
+		}
+	}
+	return end == next, nil
 }
 
 // trust reports whether a name that was not found by table t is not there. If
