@@ -156,6 +156,10 @@ func readErrno(args []string) error {
 		fmt.Printf("open %d\n", err)
 		return nil
 	}
+	return printErrno(fd)
+}
+
+func printErrno(fd int) error {
 	n, err := syscall.Read(fd, make([]byte, 4096))
 	errno, _ := err.(syscall.Errno)
 	fmt.Printf("read %d %d\n", n, errno)
@@ -170,13 +174,17 @@ func readInterrupted(args []string) error {
 	signal.Notify(make(chan os.Signal, 1), sig)
 	runtime.LockOSThread()
 	tid := syscall.Gettid()
+	fd, err := syscall.Open(args[0], syscall.O_RDONLY, 0) // before there are signals that could interrupt this
+	if err != nil {
+		return err
+	}
 	go func() {
 		for {
 			time.Sleep(time.Millisecond)
 			unix.Tgkill(os.Getpid(), tid, sig)
 		}
 	}()
-	return readErrno(args)
+	return printErrno(fd)
 }
 
 // hold FILE OFFSETS: reads a page at each offset, says so, and keeps the file

@@ -200,28 +200,30 @@ func (s *Store) look(ctx context.Context, g ref.Group, times []int64) []Snapshot
 			break
 		}
 		snap := ref.Snapshot{Group: g, Time: sec}
-		if _, err := s.fs.Lstat(manifestPath(snap)); err != nil {
+		path := snap.Path() + "/"
+		if _, err := s.fs.Lstat(path + ref.ManifestName); err != nil {
 			if !absent(err) {
 				s.log.Warn("a snapshot cannot be looked at", "snapshot", snap, "err", err)
 			}
 			continue
 		}
-		_, perr := s.fs.Lstat(snap.Path() + "/" + protectedFile)
-		list = append(list, SnapshotInfo{Snapshot: snap, Open: s.isOpen(snap), Protected: perr == nil})
+		_, perr := s.fs.Lstat(path + protectedFile)
+		list = append(list, SnapshotInfo{Snapshot: snap, Open: s.isOpen(path), Protected: perr == nil})
 	}
 	return list
 }
 
-// isOpen reports whether somebody may still add files to a snapshot: one of our
-// own writers, or another process that holds its writer file.
-func (s *Store) isOpen(snap ref.Snapshot) bool {
+// isOpen reports whether somebody may still add files to the snapshot whose path,
+// with a slash at its end, is given: one of our own writers, or another process
+// that holds its writer file.
+func (s *Store) isOpen(path string) bool {
 	s.mu.Lock()
-	_, open := s.open[snap.Path()]
+	_, open := s.open[path[:len(path)-1]]
 	s.mu.Unlock()
 	if open {
 		return true
 	}
-	name := snap.Path() + "/" + writerFile
+	name := path + writerFile
 	if _, err := s.fs.Lstat(name); err != nil {
 		return false
 	}
