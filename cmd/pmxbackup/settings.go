@@ -115,6 +115,8 @@ func parse(e *env, args []string) (s *settings, done bool, err error) {
 	switch {
 	case flags.NArg() == 0:
 		return nil, false, cli.Usagef("what to back up is missing: TYPE/ID NAME:SOURCE")
+	case flags.Arg(0) == "restore" || flags.Arg(0) == "backup":
+		return nil, false, cli.Usagef("%[1]s comes before all options: pmxbackup %[1]s ...", flags.Arg(0))
 	case flags.NArg() == 1:
 		return nil, false, cli.Usagef("no file is given: NAME:SOURCE, such as drive.img:/dev/sda")
 	case s.repo == "":

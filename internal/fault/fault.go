@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 )
 
@@ -72,7 +73,8 @@ func Newf(kind Kind, op, subject, format string, args ...any) error {
 	return &Error{Op: op, Subject: subject, Kind: kind, Err: fmt.Errorf(format, args...)}
 }
 
-// Error returns "operation subject: cause" on one line.
+// Error returns "operation subject: cause" on one line. What the cause says
+// itself, because it comes from another layer or the other end, is not repeated.
 func (e *Error) Error() string {
 	s := e.Op
 	if e.Subject != "" {
@@ -85,7 +87,13 @@ func (e *Error) Error() string {
 	if e.Err != nil {
 		cause = e.Err.Error()
 	}
-	if s == "" {
+	if e.Subject != "" {
+		cause = strings.TrimPrefix(cause, e.Subject+": ")
+	}
+	switch {
+	case s == "",
+		strings.HasPrefix(cause, s+": "),
+		e.Subject == "" && strings.HasPrefix(cause, s+" "):
 		return cause
 	}
 	return s + ": " + cause

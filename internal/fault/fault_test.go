@@ -41,7 +41,20 @@ func TestErrorIsItsKindAndItsCause(t *testing.T) {
 	if got, want := err.Error(), "mount: open chunk ab12: file does not exist"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got, want := New(Denied, "open", "x", nil).Error(), "open x: denied"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{New(Denied, "open", "x", nil), "open x: denied"},
+		// Two layers that say the same say it once.
+		{New(Denied, "open", "x", New(Denied, "open", "x", nil)), "open x: denied"},
+		{New(Denied, "list", "", New(Denied, "list files", "x", nil)), "list files x: denied"},
+		{New(Denied, "open", "x", New(Denied, "open", "xy", nil)), "open x: open xy: denied"},
+		{New(Denied, "look up", "x", New(Denied, "", "x", nil)), "look up x: denied"},
+		{New(Denied, "list", "", New(Denied, "listen", "x", nil)), "list: listen x: denied"},
+	} {
+		if got := c.err.Error(); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
 	}
 }
