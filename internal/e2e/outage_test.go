@@ -312,7 +312,7 @@ func TestStoreStaysAway(t *testing.T) {
 
 	server.cmd.Process.Signal(syscall.SIGKILL)
 	<-server.ended
-	if took := timed(func() { run(t, "umount", mnt) }); took > 5*time.Second || isMounted(mnt) {
+	if took := timed(func() { run(t, "umount", mnt) }); took > 10*time.Second || isMounted(mnt) {
 		t.Errorf("umount of a store that is away took %v", took)
 	}
 }
@@ -348,7 +348,7 @@ func TestKilledWhileAway(t *testing.T) {
 			d := start(t, args...)
 			waitFor(t, "the reader to wait for the store", func() bool { return inFUSE(d.cmd.Process.Pid) || d.hasEnded() })
 			took := timed(func() { d.stop(t, sig) })
-			if took > time.Second {
+			if took > 5*time.Second {
 				t.Errorf("%v ended %v after %v", args, took, sig)
 			}
 			if d.cmd.ProcessState.Exited() {
@@ -356,7 +356,7 @@ func TestKilledWhileAway(t *testing.T) {
 			}
 		}
 	}
-	if took := timed(func() { run(t, "umount", mnt) }); took > 5*time.Second || isMounted(mnt) {
+	if took := timed(func() { run(t, "umount", mnt) }); took > 10*time.Second || isMounted(mnt) {
 		t.Errorf("umount of a store that is away took %v", took)
 	}
 }
