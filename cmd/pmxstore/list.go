@@ -127,7 +127,7 @@ func listGroup(ctx context.Context, e *env, s *store.Store, g ref.Group, asJSON 
 	rows := make([]snapshotRow, 0, len(snaps))
 	for _, info := range snaps {
 		row := snapshotFiles(ctx, s, info.Snapshot)
-		row.Open, row.Protected = info.Open, info.Protected
+		row.Open, row.Protected = info.Open, s.Protected(info.Snapshot)
 		rows = append(rows, row)
 	}
 	if asJSON {

@@ -135,11 +135,11 @@ func (s Snapshot) Check() error {
 
 // FormatTime returns seconds since the epoch as a snapshot's folder is named:
 // RFC 3339 in UTC with a Z, to the second.
-func FormatTime(sec int64) string { return time.Unix(sec, 0).UTC().Format("2006-01-02T15:04:05Z") }
+func FormatTime(sec int64) string { return time.Unix(sec, 0).UTC().Format(time.RFC3339) }
 
 // ParseTime is the strict inverse of FormatTime, for MinTime to MaxTime.
 func ParseTime(s string) (int64, error) {
-	t, err := time.Parse("2006-01-02T15:04:05Z", s)
+	t, err := time.Parse(time.RFC3339, s)
 	if err != nil || t.Unix() < MinTime || t.Unix() > MaxTime || FormatTime(t.Unix()) != s {
 		return 0, fault.Newf(fault.Invalid, "backup time", strconv.Quote(s), "must look like 2026-11-23T07:04:44Z")
 	}

@@ -94,7 +94,7 @@ func TestForeignStore(t *testing.T) {
 			if !ok {
 				t.Errorf("%s is listed", path)
 			}
-			if info.Protected != w.Protected || info.Open {
+			if s.Protected(info.Snapshot) != w.Protected || info.Open {
 				t.Errorf("%+v, protected should be %v", info, w.Protected)
 			}
 			checkForeignFiles(t, s, info.Snapshot, want)

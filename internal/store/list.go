@@ -16,9 +16,8 @@ import (
 
 // A SnapshotInfo is a snapshot as it is listed.
 type SnapshotInfo struct {
-	Snapshot  ref.Snapshot
-	Open      bool // somebody may still add files to it
-	Protected bool // it must not be forgotten
+	Snapshot ref.Snapshot
+	Open     bool // somebody may still add files to it
 }
 
 // Groups returns the groups of a namespace that hold at least one finished
@@ -176,7 +175,7 @@ func (s *Store) Snapshots(ctx context.Context, g ref.Group) ([]SnapshotInfo, err
 	if err != nil {
 		return nil, failed(op, g.Path(), err)
 	}
-	// Each costs three looks at the disk: on all cores, the parts in order.
+	// Each costs two looks at the disk: on all cores, the parts in order.
 	slices.Reverse(times)
 	part := max(len(times)/runtime.GOMAXPROCS(0)+1, 64)
 	parts := slices.Collect(slices.Chunk(times, part))
@@ -207,10 +206,15 @@ func (s *Store) look(ctx context.Context, g ref.Group, times []int64) []Snapshot
 			}
 			continue
 		}
-		_, perr := s.fs.Lstat(path + protectedFile)
-		list = append(list, SnapshotInfo{Snapshot: snap, Open: s.isOpen(path), Protected: perr == nil})
+		list = append(list, SnapshotInfo{Snapshot: snap, Open: s.isOpen(path)})
 	}
 	return list
+}
+
+// Protected reports whether a snapshot is marked as one that must not be forgotten.
+func (s *Store) Protected(snap ref.Snapshot) bool {
+	_, err := s.fs.Lstat(snap.Path() + "/" + protectedFile)
+	return err == nil
 }
 
 // isOpen reports whether somebody may still add files to the snapshot whose path,
