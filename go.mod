@@ -2,6 +2,8 @@ module pmxfs
 
 go 1.26.8
 
+toolchain go1.26.10
+
 require (
 	bazil.org/fuse v0.0.0-20230120002735-62a210ff1fd5
 	github.com/BurntSushi/toml v1.6.0
