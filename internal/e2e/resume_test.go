@@ -66,6 +66,7 @@ func testBreaks(t *testing.T, size int64, kills, cuts int) {
 	next := func(i int) int64 {
 		return (int64(i)*size + rand.Int64N(size)) / int64(breaks+1)
 	}
+	l.mu.Lock()
 	for i := range breaks {
 		l.at = append(l.at, next(i))
 	}
@@ -79,6 +80,7 @@ func testBreaks(t *testing.T, size int64, kills, cuts int) {
 			begin()
 		}
 	}
+	l.mu.Unlock()
 	o := try(t, append([]string{"pmxbackup", "-r", repo, "vm/1", "--json"}, args...)...)
 	if o.code != 0 {
 		t.Fatalf("exit %d\n%s%s", o.code, o.stdout, o.stderr)
@@ -119,8 +121,8 @@ type line struct {
 	sent   atomic.Int64 // bytes taken from the client
 	broken atomic.Int64
 
-	hit func() // breaks the line, at each of at
 	mu  sync.Mutex
+	hit func()  // breaks the line, at each of at
 	at  []int64 // bytes sent
 	now []net.Conn
 }
