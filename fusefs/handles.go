@@ -97,6 +97,7 @@ type fileHandle struct {
 	chunks tree.ChunkHandle // the same, if it can hand on chunks
 	lender lender           // the same, if it can lend what is read
 	filler filler           // the same, if it can be filled
+	aging  aging            // the same, if its content can become another
 	holds  atomic.Int32
 	away   away
 }

@@ -14,6 +14,13 @@ const (
 	eisdir  = fuse.Errno(syscall.EISDIR)
 )
 
+// An aging is a tree.Handle of a file whose content can become another.
+type aging interface {
+	// Stale reports that the file was opened with another content since:
+	// nothing that the handle reads may become one of its pages.
+	Stale() bool
+}
+
 // open answers OPEN and OPENDIR.
 func (s *Server) open(r *fuse.OpenRequest) {
 	n, ok := s.nodes.get(r.Node)
@@ -47,6 +54,7 @@ func (s *Server) openFile(ctx context.Context, r *fuse.OpenRequest, file tree.Fi
 	h.chunks, _ = t.(tree.ChunkHandle)
 	h.lender, _ = t.(lender)
 	h.filler, _ = t.(filler)
+	h.aging, _ = t.(aging)
 	var flags fuse.OpenResponseFlags
 	switch {
 	case t.Direct():
@@ -56,6 +64,9 @@ func (s *Server) openFile(ctx context.Context, r *fuse.OpenRequest, file tree.Fi
 		flags = fuse.OpenKeepCache
 	default:
 		s.closed(r.Node, true)
+		if s.handles.open(r.Node) {
+			s.push.settle() // what others push of it may be of another content
+		}
 	}
 	r.Respond(&fuse.OpenResponse{Handle: s.handles.add(h), Flags: flags})
 }

@@ -32,6 +32,10 @@ type pusher struct {
 	mu     sync.Mutex
 	recent [16]pushed // a ring
 	next   int
+
+	// sending is held for reading while something is stored that was not stale
+	// when it was taken.
+	sending sync.RWMutex
 }
 
 // A pushJob is a read whose chunk is to be pushed. It holds its handle.
@@ -74,6 +78,25 @@ func (p *pusher) claim(h *fileHandle, start int64) bool {
 	p.recent[p.next] = pushed{h, start, now}
 	p.next = (p.next + 1) % len(p.recent)
 	return true
+}
+
+// settle waits until nothing is being stored that has become stale before. The
+// kernel drops a file's pages when the answer to its open says so: what was
+// stored by then is dropped with them.
+func (p *pusher) settle() {
+	p.sending.Lock()
+	defer p.sending.Unlock()
+}
+
+// sendFresh is sendStore for bytes of h, unless they are of a content that is not
+// the file's any more.
+func (s *Server) sendFresh(h *fileHandle, off int64, data []byte) error {
+	s.push.sending.RLock()
+	defer s.push.sending.RUnlock()
+	if h.aging != nil && h.aging.Stale() {
+		return fuse.ErrNotCached
+	}
+	return s.sendStore(h.id, off, data)
 }
 
 // pushAll pushes what is offered until the server ends.
@@ -137,7 +160,7 @@ func (s *Server) store(h *fileHandle, c tree.Chunk, size int64) int64 {
 		if c.Data != nil {
 			data = c.Data[off-c.Start:][:len(data)]
 		}
-		if err := s.sendStore(h.id, off, data); err != nil {
+		if err := s.sendFresh(h, off, data); err != nil {
 			// Not in the kernel's memory any more is no failure.
 			if !errors.Is(err, fuse.ErrNotCached) && s.ctx.Err() == nil {
 				s.stats.pushErrors.Add(1)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -157,6 +158,56 @@ func TestASnapshotWrittenAgain(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestAnOldHandleSpoilsNothing: who has the file of a snapshot open that is removed and
+// written again reads nothing that those who open it later would see.
+func TestAnOldHandleSpoilsNothing(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	mnt, _ := mount(t, store)
+	const snap = "vm/1/2020-01-01T00:00:00Z"
+	sources := t.TempDir()
+	for i, name := range []string{"a", "b"} {
+		writeFile(t, filepath.Join(sources, name), 4*chunkSize+7, uint64(90+i))
+	}
+	backup := func(name string) {
+		run(t, "pmxbackup", "-q", "-r", store, "--time", filepath.Base(snap), "vm/1", "disk.img:"+filepath.Join(sources, name))
+	}
+	file := filepath.Join(mnt, snap, "disk.img")
+	backup("a")
+	waitFor(t, "the backup", func() bool { _, err := os.Stat(file); return err == nil })
+	old, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	page := make([]byte, 4096)
+	if _, err := old.ReadAt(page, 0); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "pmxstore", "forget", store, snap)
+	backup("b")
+	want, err := os.ReadFile(filepath.Join(sources, "b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the new file", func() bool {
+		o := try(t, "head", "-c", "4096", file)
+		return o.code == 0 && o.stdout == string(want[:4096])
+	})
+	refused := 0
+	for off := int64(0); off < int64(len(want)); off += 300_000 { // what has no page yet is asked for
+		if _, err := old.ReadAt(page, off); errors.Is(err, syscall.ESTALE) {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("the old file can still be read")
+	}
+	sameFiles(t, file, filepath.Join(sources, "b"))
+	old.Close()
+	sameFiles(t, file, filepath.Join(sources, "b"))
 }
 
 func TestLifecycle(t *testing.T) {

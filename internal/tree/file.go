@@ -51,9 +51,10 @@ func (n *fileNode) Open(ctx context.Context) (Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := contentHandle{t: n.t, content: c, keep: n.t.pages.open(n.Ino(), c.id), direct: n.info.Size == Unknown}
+	h := contentHandle{t: n.t, path: n.path, content: c, direct: n.info.Size == Unknown}
+	h.shown, h.keep = n.t.pages.opened(n.Ino(), c.id)
 	if c.index != nil {
-		return &indexHandle{contentHandle: h, path: n.path, reader: n.t.reader(c)}, nil
+		return &indexHandle{contentHandle: h, reader: n.t.reader(c)}, nil
 	}
 	return &blobHandle{h}, nil
 }

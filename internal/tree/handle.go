@@ -10,7 +10,9 @@ import (
 // A contentHandle is what the handles of stored files have in common.
 type contentHandle struct {
 	t       *Tree
+	path    string // in the tree
 	content *content
+	shown   *shown
 	keep    bool
 	direct  bool
 }
@@ -19,16 +21,35 @@ func (h *contentHandle) Size() int64     { return int64(h.content.size()) }
 func (h *contentHandle) KeepCache() bool { return h.keep }
 func (h *contentHandle) Direct() bool    { return h.direct }
 
+// Stale reports that the file was opened with another content since: nothing
+// that this handle reads may become one of its pages.
+func (h *contentHandle) Stale() bool { return h.shown.stale.Load() }
+
+// fresh is an error if the handle is stale.
+func (h *contentHandle) fresh() error {
+	if h.Stale() {
+		return fault.New(fault.NotFound, "read", h.path, ErrStale)
+	}
+	return nil
+}
+
+func (h *contentHandle) close() {
+	h.t.pages.closed(h.shown)
+	h.t.contents.put(h.content)
+}
+
 // An indexHandle is an open disk or stream.
 type indexHandle struct {
 	contentHandle
-	path   string
 	reader *cache.Reader
 }
 
 var _ ChunkHandle = (*indexHandle)(nil)
 
 func (h *indexHandle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := h.fresh(); err != nil {
+		return 0, err
+	}
 	n, err := h.reader.ReadAt(ctx, p, off)
 	if err != nil {
 		return 0, fault.New(fault.Unknown, "read", h.path, err)
@@ -36,10 +57,19 @@ func (h *indexHandle) ReadAt(ctx context.Context, p []byte, off int64) (int, err
 	return n, nil
 }
 
-func (h *indexHandle) TryReadAt(p []byte, off int64) (int, bool) { return h.reader.TryReadAt(p, off) }
-func (h *indexHandle) Random() bool                              { return h.reader.Random() }
+func (h *indexHandle) TryReadAt(p []byte, off int64) (int, bool) {
+	if h.Stale() {
+		return 0, false
+	}
+	return h.reader.TryReadAt(p, off)
+}
+
+func (h *indexHandle) Random() bool { return h.reader.Random() }
 
 func (h *indexHandle) Cached(off int64) (Chunk, bool) {
+	if h.Stale() {
+		return Chunk{}, false
+	}
 	ref, start, ok := h.reader.Cached(off)
 	return Chunk{Start: start, Data: ref.Bytes(), ref: ref}, ok
 }
@@ -49,6 +79,9 @@ func (h *indexHandle) Cached(off int64) (Chunk, bool) {
 // end of the file. If there is none in memory, ok is false and nothing is
 // counted. The caller releases the chunk.
 func (h *indexHandle) Lend(off int64, n int) (Chunk, bool) {
+	if h.Stale() {
+		return Chunk{}, false
+	}
 	ref, start, ok := h.reader.Lend(off, n)
 	return Chunk{Start: start, Data: ref.Bytes(), ref: ref}, ok
 }
@@ -63,6 +96,9 @@ func (h *indexHandle) ChunkAt(off int64) int { return h.reader.ChunkAt(off) }
 // size. The chunk of zeros has no Data. The caller releases the chunk. Outcomes:
 // a chunk; unsupported, if the store is too far away for that; what else ReadAt has.
 func (h *indexHandle) Fill(ctx context.Context, i int) (Chunk, int64, error) {
+	if err := h.fresh(); err != nil {
+		return Chunk{}, 0, err
+	}
 	ref, start, size, err := h.reader.Fill(ctx, i)
 	if err != nil {
 		return Chunk{}, 0, fault.New(fault.Unknown, "fill", h.path, err)
@@ -72,7 +108,7 @@ func (h *indexHandle) Fill(ctx context.Context, i int) (Chunk, int64, error) {
 
 func (h *indexHandle) Close() error {
 	h.reader.Close()
-	h.t.contents.put(h.content)
+	h.close()
 	return nil
 }
 
@@ -84,6 +120,9 @@ var _ Handle = (*blobHandle)(nil)
 func (h *blobHandle) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fault.Newf(fault.Invalid, "read", "", "offset %d", off)
+	}
+	if err := h.fresh(); err != nil {
+		return 0, err
 	}
 	if off >= int64(len(h.content.data)) {
 		return 0, nil
@@ -97,6 +136,6 @@ func (h *blobHandle) TryReadAt(p []byte, off int64) (int, bool) {
 }
 
 func (h *blobHandle) Close() error {
-	h.t.contents.put(h.content)
+	h.close()
 	return nil
 }

@@ -351,7 +351,7 @@ func TestAnIndexIsFetchedOnce(t *testing.T) {
 }
 
 // TestAnotherFileOfTheSameName: a snapshot was removed and written again. What is open stays
-// what it was; what is opened now is the new file, and no page of the old one is kept.
+// what it was until the new file is opened, whose pages none of the old one may become.
 func TestAnotherFileOfTheSameName(t *testing.T) {
 	s := smallStore(t)
 	tree, clock := newTestTree(t, s)
@@ -366,19 +366,40 @@ func TestAnotherFileOfTheSameName(t *testing.T) {
 	s.mu.Unlock()
 	s.addIndex(x, "drive-scsi0.img.fidx", noise(200_000, 77), 65536)
 	clock.advance(Fresh + 1)
-	for _, c := range []struct {
-		h    Handle
-		want []byte
-	}{{old, noise(200_000, 1)}, {open(t, tree, path), noise(200_000, 77)}} {
-		p := make([]byte, 200_000)
-		if _, err := c.h.ReadAt(context.Background(), p, 0); err != nil || !bytes.Equal(p, c.want) {
-			t.Errorf("other bytes, or %v", err)
-		}
-		if c.h != old && c.h.KeepCache() {
-			t.Error("the old file's pages are kept")
-		}
-		c.h.Close()
+	p := make([]byte, 200_000)
+	if _, err := old.ReadAt(context.Background(), p, 0); err != nil || !bytes.Equal(p, noise(200_000, 1)) {
+		t.Errorf("the old file: other bytes, or %v", err)
 	}
+	now := open(t, tree, path)
+	if now.KeepCache() {
+		t.Error("the old file's pages are kept")
+	}
+	if _, err := now.ReadAt(context.Background(), p, 0); err != nil || !bytes.Equal(p, noise(200_000, 77)) {
+		t.Errorf("the new file: other bytes, or %v", err)
+	}
+	h := old.(*indexHandle)
+	if _, err := h.ReadAt(context.Background(), p, 0); !errors.Is(err, ErrStale) || !h.Stale() {
+		t.Errorf("a read of the old file: %v", err)
+	}
+	if _, ok := h.TryReadAt(p, 0); ok {
+		t.Error("the old file can be read")
+	}
+	if _, ok := h.Lend(0, 4096); ok {
+		t.Error("a chunk of the old file is lent")
+	}
+	if _, ok := h.Cached(0); ok {
+		t.Error("a chunk of the old file can be handed on")
+	}
+	if _, _, err := h.Fill(context.Background(), 0); !errors.Is(err, ErrStale) {
+		t.Errorf("the old file can fill the kernel's cache: %v", err)
+	}
+	old.Close()
+	again := open(t, tree, path)
+	if !again.KeepCache() || now.(*indexHandle).Stale() {
+		t.Error("the same again makes the first stale")
+	}
+	now.Close()
+	again.Close()
 }
 
 func TestOpenMayBeLeft(t *testing.T) {
