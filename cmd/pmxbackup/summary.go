@@ -14,7 +14,7 @@ type summary struct {
 	DryRun   bool          `json:"dry_run,omitempty"`
 	Files    []fileSummary `json:"files"`
 
-	Size        int64   `json:"size"`         // bytes of the sources
+	Size        int64   `json:"size"`         // bytes of the files that are in the backup
 	Read        int64   `json:"read"`         // bytes read from them
 	Sent        int64   `json:"sent"`         // bytes of uploads
 	New         int64   `json:"chunks_new"`   // that the store did not have
@@ -59,9 +59,10 @@ func newSummary(s *settings, files []backup.FileStatus, took time.Duration, err 
 		if f.Err != nil {
 			row.Error = f.Err.Error()
 			sum.Failed++
+		} else {
+			sum.Size += row.Size
 		}
 		sum.Files = append(sum.Files, row)
-		sum.Size += row.Size
 		sum.Read += row.Read
 		sum.Sent += row.Sent
 		sum.New += row.New

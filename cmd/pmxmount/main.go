@@ -70,10 +70,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case done:
 		return cli.Done
 	}
-	for _, w := range s.warnings {
-		fmt.Fprintf(stderr, "%s: %s\n", name, w)
-	}
 	status := inherited()
+	if status == nil { // else it has been said
+		for _, w := range s.warnings {
+			fmt.Fprintf(stderr, "%s: %s\n", name, w)
+		}
+	}
 	if !s.foreground && status == nil {
 		code, err := background(args)
 		if err != nil {

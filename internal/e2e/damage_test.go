@@ -150,7 +150,9 @@ func TestFullDisk(t *testing.T) {
 	writeFile(t, small, 2*chunkSize, 13)
 	writeFile(t, large, 200<<20, 14)
 	run(t, "pmxbackup", "-r", store, "vm/1", "a.img:"+small)
-	o := try(t, "pmxbackup", "-r", store, "vm/2", "a.img:"+large)
+	tiny := filepath.Join(t.TempDir(), "tiny")
+	writeFile(t, tiny, 1000, 15)
+	o := try(t, "pmxbackup", "-r", store, "vm/2", "a.img:"+large, "tiny.raw:"+tiny)
 	if o.code != 1 || !strings.Contains(o.stderr, "no space") {
 		t.Errorf("backup onto a full disk: exit %d\n%s%s", o.code, o.stdout, o.stderr)
 	}

@@ -58,10 +58,14 @@ func Hint(err error) string {
 	if errors.As(err, &h) {
 		return h.Hint
 	}
+	var e *fault.Error
+	op, subject := "", ""
+	if errors.As(err, &e) {
+		op, subject = e.Op, e.Subject
+	}
 	switch fault.KindOf(err) {
 	case fault.Denied:
-		var e *fault.Error
-		if errors.As(err, &e) && strings.HasPrefix(e.Subject, "https:") {
+		if strings.HasPrefix(subject, "https:") {
 			return "'pmxstore user list' on the server says who may log in; --help says how the password and the server's certificate are given"
 		}
 		if os.Getuid() != 0 {
@@ -72,10 +76,16 @@ func Hint(err error) string {
 	case fault.NoSpace:
 		return "make room on the store's file system; nothing that was there before is lost"
 	case fault.Busy:
+		if op == "listen" {
+			return ""
+		}
 		return "another backup or a garbage collection holds it: try again when that has ended"
 	case fault.Corrupt:
-		return "'pmxstore verify' tells what is damaged; the next backup replaces damaged chunks"
+		return "'pmxstore verify' tells what is damaged and sets it aside; the next backup then sends it again"
 	case fault.Exists:
+		if !strings.HasPrefix(op, "create") {
+			return ""
+		}
 		return "a stored snapshot is never changed: use another --time, or 'pmxstore forget' it first"
 	}
 	return ""
