@@ -72,11 +72,20 @@ func (a *attempt) setStream(s *client.Stream, e *epoch) {
 	a.mu.Unlock()
 }
 
+// tellAfter is how long the store may take to begin a file before that is told.
+const tellAfter = 3 * time.Second
+
+var errWaits = errors.New("the store keeps this backup waiting; a garbage collection, say, may hold its lock")
+
 // create begins the file. After a break the server may not have noticed yet that
 // the snapshot's last connection is gone; it says Busy then.
 func (a *attempt) create(ctx context.Context, e *epoch) (*client.Stream, error) {
 	spec := client.FileSpec{Name: a.f.Name, Dynamic: !a.fixed, Raw: !a.f.isArchive(), ChunkSize: uint32(a.f.averageSize()), Size: a.size}
 	begin, pause := time.Now(), firstPause
+	long := time.AfterFunc(tellAfter, func() {
+		a.r.waits.Do(func() { a.r.event(Event{Kind: Warning, Err: errWaits}) })
+	})
+	defer long.Stop()
 	for {
 		s, err := e.backup.Create(ctx, spec)
 		if !errors.Is(err, fault.Busy) || e.n == 0 || time.Since(begin) > a.r.cfg.RetryFor {

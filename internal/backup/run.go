@@ -38,6 +38,7 @@ type Run struct {
 	over    chan struct{} // closed when the backup is committed
 	changed chan struct{} // has one when a file's state is another
 	telling sync.Mutex    // held while an event is told
+	waits   sync.Once     // it was told that the store keeps the backup waiting
 
 	mu    sync.Mutex // guards the files' states and fatal
 	fatal error      // why nothing may be committed

@@ -184,6 +184,33 @@ func inBackup(t *testing.T, path, file string) bool {
 	return false
 }
 
+// TestLockedStore: a backup waits for a store that another program has locked, and
+// says so.
+func TestLockedStore(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	source := filepath.Join(t.TempDir(), "source")
+	writeFile(t, source, 100_000, 16)
+	holder := start(t, "python3", "-c", `if True:
+		import fcntl, sys, time
+		f = open(sys.argv[1], "a")
+		fcntl.lockf(f, fcntl.LOCK_EX)
+		print("locked", flush=True)
+		time.sleep(60)`, filepath.Join(store, ".lock"))
+	waitFor(t, "the lock", func() bool { return strings.Contains(holder.said(), "locked") || holder.hasEnded() })
+	backup := start(t, "pmxbackup", "-r", store, "vm/1", "a.img:"+source)
+	waitFor(t, "a word about the lock", func() bool { return strings.Contains(backup.said(), "may hold its lock") || backup.hasEnded() })
+	if backup.hasEnded() {
+		t.Fatalf("it did not wait: %s", backup.said())
+	}
+	holder.stop(t, syscall.SIGKILL)
+	<-backup.ended
+	if code := backup.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("exit %d: %s", code, backup.said())
+	}
+	run(t, "pmxstore", "verify", store)
+}
+
 // TestReadOnlyStore: a store on a read-only file system mounts, lists and
 // verifies, and refuses a backup with a clear message.
 func TestReadOnlyStore(t *testing.T) {
