@@ -44,6 +44,7 @@ type Cache struct {
 	// those promised to flights and not yet taken, and of others' Reserve.
 	kept, busy, reserved, external int64
 	flights                        map[key]*flight
+	bad                            *simplelru.LRU[key, badChunk]
 	active                         int        // flights started and not finished
 	queue                          []*request // wanted now, waiting for memory
 	ahead                          int64      // bytes fetched ahead: in flight at what they reserve, then kept and unused
@@ -71,13 +72,17 @@ func New(cfg Config) *Cache {
 	if err != nil {
 		panic("cache: " + err.Error()) // only for a size below 1
 	}
+	bad, err := simplelru.NewLRU[key, badChunk](maxBad, nil)
+	if err != nil {
+		panic("cache: " + err.Error())
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	if cfg.Disk != nil {
 		cfg.Source = near{cfg.Disk, cfg.Source}
 	}
 	return &Cache{
 		src: cfg.Source, disk: cfg.Disk, limit: cfg.Bytes, workers: cfg.Workers, ctx: ctx, stop: stop,
-		chunks: chunks, flights: map[key]*flight{},
+		chunks: chunks, flights: map[key]*flight{}, bad: bad,
 	}
 }
 

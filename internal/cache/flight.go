@@ -61,7 +61,7 @@ func (c *Cache) demand(keys []key, tickets []ticket) []ticket {
 		if f != nil {
 			c.stats.Joined++
 			c.promoteLocked(f)
-		} else {
+		} else if f = c.badLocked(k); f == nil {
 			if req == nil {
 				req = &request{}
 			}
@@ -84,6 +84,35 @@ func (c *Cache) demand(keys []key, tickets []ticket) []ticket {
 	}
 	c.unlock()
 	return tickets
+}
+
+// A badChunk is what came of the last attempt to fetch a chunk that the store has
+// and that is not what it should be.
+type badChunk struct {
+	err  error
+	when time.Time
+}
+
+const (
+	maxBad  = 256             // bad chunks that are remembered
+	badKept = 2 * time.Second // for so long: somebody may repair them
+)
+
+// badLocked returns a flight that has failed already, of a chunk that was bad
+// just now; nil if it was not. Who reads a bad chunk in small pieces would have
+// it fetched for each of them.
+func (c *Cache) badLocked(k key) *flight {
+	b, ok := c.bad.Get(k)
+	if !ok {
+		return nil
+	}
+	if time.Since(b.when) > badKept {
+		c.bad.Remove(k)
+		return nil
+	}
+	f := &flight{key: k, finished: true, demanded: true, err: b.err, done: make(chan struct{})}
+	close(f.done)
+	return f
 }
 
 // need is what a chunk's flight may hold at a time: the plain bytes, and what
@@ -290,6 +319,9 @@ func (c *Cache) finishLocked(f *flight, b *buffer, err error) {
 		f.err = err
 		if fault.KindOf(err) != fault.Canceled {
 			c.stats.Failed++
+		}
+		if f.arrived && fault.KindOf(err) == fault.Corrupt {
+			c.bad.Add(f.key, badChunk{err, time.Now()})
 		}
 		close(f.done)
 		return

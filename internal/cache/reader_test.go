@@ -213,7 +213,8 @@ func TestBadChunksReachNobodyAndAreAskedForAgain(t *testing.T) {
 			d := f.x.Digest(1)
 			good := bytes.Clone(src.blobs[d])
 			c.harm(src, d)
-			r := newCache(t, src, 8<<20).reader(t, f.x)
+			cache := newCache(t, src, 8<<20)
+			r := cache.reader(t, f.x)
 			p := make([]byte, 128*kib)
 			n, err := r.ReadAt(context.Background(), p, 0)
 			if n != 0 || fault.KindOf(err) != fault.Corrupt || !strings.Contains(err.Error(), d.String()) || !strings.Contains(err.Error(), c.says) {
@@ -223,9 +224,26 @@ func TestBadChunksReachNobodyAndAreAskedForAgain(t *testing.T) {
 			if n, err := r.ReadAt(context.Background(), p, 128*kib); err != nil || !bytes.Equal(p[:n], data[128*kib:]) {
 				t.Errorf("the chunks beside it: %d, %v", n, err)
 			}
+			// What was bad just now is not fetched for each further read of it.
+			fetched, _ := src.count()
+			for off := int64(64 * kib); off < 128*kib; off += 4096 {
+				if _, err := r.ReadAt(context.Background(), p[:4096], off); fault.KindOf(err) != fault.Corrupt {
+					t.Errorf("at %d: %v", off, err)
+				}
+			}
+			if n, _ := src.count(); c.name != "missing" && n != fetched {
+				t.Errorf("%d chunks fetched for reads of a bad one", n-fetched)
+			}
 			src.mu.Lock()
 			src.blobs[d] = good
 			src.mu.Unlock()
+			cache.mu.Lock()
+			for _, k := range cache.bad.Keys() { // as if it was some time ago
+				b, _ := cache.bad.Peek(k)
+				b.when = b.when.Add(-badKept)
+				cache.bad.Add(k, b)
+			}
+			cache.mu.Unlock()
 			if n, err := r.ReadAt(context.Background(), p, 0); err != nil || !bytes.Equal(p[:n], data[:128*kib]) {
 				t.Errorf("after it was mended: %d, %v", n, err)
 			}
