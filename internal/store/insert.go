@@ -45,7 +45,7 @@ func (s *Store) InsertChunk(ctx context.Context, l *Lock, d index.Digest, plainS
 		return false, nil
 	}
 	defer s.syncs.insert()()
-	keep, err := s.reuse(d, plainSize)
+	keep, err := s.reuse(d, plainSize, b)
 	if err == nil && !keep {
 		err = s.writeChunk(d, b)
 	}
@@ -56,8 +56,9 @@ func (s *Store) InsertChunk(ctx context.Context, l *Lock, d index.Digest, plainS
 	return !keep, nil
 }
 
-// reuse touches the chunk if it is there, and says whether it can be kept.
-func (s *Store) reuse(d index.Digest, plainSize int) (keep bool, err error) {
+// reuse touches the chunk if it is there, and says whether it can be kept in place
+// of ours.
+func (s *Store) reuse(d index.Digest, plainSize int, ours []byte) (keep bool, err error) {
 	name := chunkPath(d)
 	st, err := s.fs.Touch(name)
 	if other, ok := s.elsewhere(d, err); ok {
@@ -78,7 +79,7 @@ func (s *Store) reuse(d index.Digest, plainSize int) (keep bool, err error) {
 	if s.marker.doubtful(st.Mod) {
 		return false, nil // its CRC proves less than our bytes
 	}
-	info, err := s.checkStored(name)
+	info, crc, err := s.checkStored(name)
 	switch {
 	case absent(err), errors.Is(err, fault.Corrupt), errors.Is(err, syscall.EIO):
 		s.log.Warn("a damaged chunk is replaced", "chunk", d, "err", err)
@@ -90,46 +91,59 @@ func (s *Store) reuse(d index.Digest, plainSize int) (keep bool, err error) {
 	case info.PlainSize >= 0 && info.PlainSize != int64(plainSize):
 		s.log.Warn("a chunk of the wrong size is replaced", "chunk", d, "size", info.PlainSize, "want", plainSize)
 		return false, nil
+	case st.Size == int64(len(ours)) && crc == binary.LittleEndian.Uint32(ours[8:]):
+		return true, nil // the same bytes
 	}
-	return true, nil
+	// Compressed otherwise, or another chunk in its place.
+	s.comparing.Lock()
+	defer s.comparing.Unlock()
+	size, _, err := new(checker).check(s, d)
+	if err == nil && size == uint32(plainSize) {
+		return true, nil
+	}
+	if err != nil && !provenBad(err) {
+		return false, err
+	}
+	s.log.Warn("a chunk with other content is replaced", "chunk", d, "err", err)
+	return false, nil
 }
 
 var crcBuffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
 
-// checkStored checks header and CRC of a stored chunk, without holding it in memory.
-func (s *Store) checkStored(name string) (blob.Info, error) {
+// checkStored checks header and CRC of a stored chunk, without holding it in
+// memory, and returns the CRC too.
+func (s *Store) checkStored(name string) (info blob.Info, crc uint32, err error) {
 	f, size, err := s.openRegular(name, maxChunkFile)
 	if err != nil {
-		return blob.Info{}, err
+		return info, 0, err
 	}
 	defer f.Close()
 	buf := crcBuffers.Get().(*[128 << 10]byte)
 	defer crcBuffers.Put(buf)
-	var info blob.Info
-	var want, sum uint32
+	var sum uint32
 	for off := int64(0); off < size; {
 		n, err := f.ReadAt(buf[:min(size-off, int64(len(buf)))], off)
 		if n == 0 {
 			if err == io.EOF {
 				err = fault.Newf(fault.Corrupt, "", "", "the file is cut short")
 			}
-			return info, err
+			return info, 0, err
 		}
 		data := buf[:n]
 		if off == 0 {
 			if info, err = blob.Inspect(data, size); err != nil {
-				return info, err
+				return info, 0, err
 			}
-			want = binary.LittleEndian.Uint32(data[8:])
+			crc = binary.LittleEndian.Uint32(data[8:])
 			data = data[info.Kind.HeaderSize():]
 		}
 		sum = crc32.Update(sum, crc32.IEEETable, data)
 		off += int64(n)
 	}
-	if sum != want {
-		return info, fault.Newf(fault.Corrupt, "", "", "the CRC is %08x, the header says %08x", sum, want)
+	if sum != crc {
+		return info, crc, fault.Newf(fault.Corrupt, "", "", "the CRC is %08x, the header says %08x", sum, crc)
 	}
-	return info, nil
+	return info, crc, nil
 }
 
 // writeChunk writes a chunk's file beside its place and renames it into it. It

@@ -20,6 +20,7 @@ func TestInsertOverWhatIsThere(t *testing.T) {
 	data := bytes.Repeat([]byte("compressible "), 500)
 	d := index.Sum(data)
 	plain, zstd := blob.AppendPlain(nil, data), blob.NewEncoder().Append(nil, data)
+	other := bytes.ToUpper(data)
 	if len(zstd) >= len(plain) {
 		t.Fatal("the data does not compress")
 	}
@@ -48,6 +49,8 @@ func TestInsertOverWhatIsThere(t *testing.T) {
 		{name: "flipped magic", stored: flipped(plain, 3), insert: plain},
 		{name: "flipped zstd", stored: flipped(zstd, len(zstd)-1), insert: plain},
 		{name: "of another size", stored: blob.AppendPlain(nil, data[1:]), insert: plain},
+		{name: "of other content", stored: blob.AppendPlain(nil, other), insert: plain},
+		{name: "of other content, zstd", stored: blob.NewEncoder().Append(nil, other), insert: plain},
 		{name: "too long", stored: append(bytes.Clone(plain), 0), insert: plain},
 		{name: "a folder", insert: plain},
 		{name: "an encrypted chunk", stored: crypt, insert: plain, kept: true, kind: fault.Denied},

@@ -52,6 +52,7 @@ type Store struct {
 	marker    marker
 	syncs     syncs
 	recent    recent
+	comparing sync.Mutex // held while a stored chunk is decoded to see whether it is the one that came: one at a time
 	scans     *scanCache
 	twoDigits twoDigits
 
