@@ -102,6 +102,9 @@ func (s *Server) want(h *fileHandle, off int64) {
 	t := &s.fills
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if h.aging != nil && h.aging.Stale() {
+		return
+	}
 	f := t.m[h.id]
 	if f == nil {
 		if !s.handles.open(h.id) {

@@ -6,6 +6,7 @@ import (
 
 	"bazil.org/fuse"
 
+	"pmxfs/internal/fault"
 	"pmxfs/internal/tree"
 )
 
@@ -19,6 +20,9 @@ type aging interface {
 	// Stale reports that the file was opened with another content since:
 	// nothing that the handle reads may become one of its pages.
 	Stale() bool
+
+	// Replaces reports that to open the handle made others stale.
+	Replaces() bool
 }
 
 // open answers OPEN and OPENDIR.
@@ -64,8 +68,10 @@ func (s *Server) openFile(ctx context.Context, r *fuse.OpenRequest, file tree.Fi
 		flags = fuse.OpenKeepCache
 	default:
 		s.closed(r.Node, true)
-		if s.handles.open(r.Node) {
-			s.push.settle() // what others push of it may be of another content
+		if h.aging != nil && h.aging.Replaces() && s.push.settle(ctx, r.Node) != nil {
+			t.Close()
+			s.fail(ctx, r, "open", fault.New(fault.Canceled, "open", "", ctx.Err()))
+			return
 		}
 	}
 	r.Respond(&fuse.OpenResponse{Handle: s.handles.add(h), Flags: flags})

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"time"
@@ -33,9 +34,13 @@ type pusher struct {
 	recent [16]pushed // a ring
 	next   int
 
-	// sending is held for reading while something is stored that was not stale
-	// when it was taken.
-	sending sync.RWMutex
+	storing map[fuse.NodeID]*storing // what is being stored, under mu
+}
+
+// A storing is the stores of a file that are under way.
+type storing struct {
+	n    int
+	over chan struct{} // closed when there are none
 }
 
 // A pushJob is a read whose chunk is to be pushed. It holds its handle.
@@ -50,7 +55,10 @@ type pushed struct {
 	when  time.Time
 }
 
-func (p *pusher) init() { p.queue = make(chan pushJob, pushQueue) }
+func (p *pusher) init() {
+	p.queue = make(chan pushJob, pushQueue)
+	p.storing = map[fuse.NodeID]*storing{}
+}
 
 // offer asks for the chunk around off to be pushed, and takes over a hold of h.
 // It never waits.
@@ -80,19 +88,51 @@ func (p *pusher) claim(h *fileHandle, start int64) bool {
 	return true
 }
 
-// settle waits until nothing is being stored that has become stale before. The
-// kernel drops a file's pages when the answer to its open says so: what was
-// stored by then is dropped with them.
-func (p *pusher) settle() {
-	p.sending.Lock()
-	defer p.sending.Unlock()
+// begin notes that a page of the file is about to be stored, which end ends.
+func (p *pusher) begin(id fuse.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.storing[id]
+	if st == nil {
+		st = &storing{over: make(chan struct{})}
+		p.storing[id] = st
+	}
+	st.n++
+}
+
+func (p *pusher) end(id fuse.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.storing[id]
+	if st.n--; st.n == 0 {
+		delete(p.storing, id)
+		close(st.over)
+	}
+}
+
+// settle waits until no page of the file is being stored that has become stale
+// before, or ctx ends. The kernel drops a file's pages when the answer to its open
+// says so: what was stored by then is dropped with them.
+func (p *pusher) settle(ctx context.Context, id fuse.NodeID) error {
+	p.mu.Lock()
+	st := p.storing[id]
+	p.mu.Unlock()
+	if st == nil {
+		return nil
+	}
+	select {
+	case <-st.over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // sendFresh is sendStore for bytes of h, unless they are of a content that is not
 // the file's any more.
 func (s *Server) sendFresh(h *fileHandle, off int64, data []byte) error {
-	s.push.sending.RLock()
-	defer s.push.sending.RUnlock()
+	s.push.begin(h.id)
+	defer s.push.end(h.id)
 	if h.aging != nil && h.aging.Stale() {
 		return fuse.ErrNotCached
 	}

@@ -75,17 +75,23 @@ func (a *attempt) setStream(s *client.Stream, e *epoch) {
 // tellAfter is how long the store may take to begin a file before that is told.
 const tellAfter = 3 * time.Second
 
-var errWaits = errors.New("the store keeps this backup waiting; a garbage collection, say, may hold its lock")
+var errWaits = errors.New("the store has not begun the backup yet: it may be away, or another program, say a garbage collection, may hold its lock")
 
 // create begins the file. After a break the server may not have noticed yet that
 // the snapshot's last connection is gone; it says Busy then.
 func (a *attempt) create(ctx context.Context, e *epoch) (*client.Stream, error) {
 	spec := client.FileSpec{Name: a.f.Name, Dynamic: !a.fixed, Raw: !a.f.isArchive(), ChunkSize: uint32(a.f.averageSize()), Size: a.size}
 	begin, pause := time.Now(), firstPause
+	told := make(chan struct{})
 	long := time.AfterFunc(tellAfter, func() {
+		defer close(told)
 		a.r.waits.Do(func() { a.r.event(Event{Kind: Warning, Err: errWaits}) })
 	})
-	defer long.Stop()
+	defer func() {
+		if !long.Stop() {
+			<-told // nothing is told once the backup is over
+		}
+	}()
 	for {
 		s, err := e.backup.Create(ctx, spec)
 		if !errors.Is(err, fault.Busy) || e.n == 0 || time.Since(begin) > a.r.cfg.RetryFor {

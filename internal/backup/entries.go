@@ -122,13 +122,13 @@ func (s *spool) put(data []byte) (block, error) {
 	if s.file == nil {
 		f, err := os.CreateTemp("", "pmxbackup-*")
 		if err != nil {
-			return block{}, fault.New(fault.Unknown, "remember chunks", "", err)
+			return block{}, fault.Newf(fault.Unknown, "remember chunks", "", "%v", err) // of our disk, not of the store
 		}
 		os.Remove(f.Name())
 		s.file = f
 	}
 	if _, err := s.file.WriteAt(data, s.write); err != nil {
-		return block{}, fault.New(fault.Unknown, "remember chunks", "", err)
+		return block{}, fault.Newf(fault.Unknown, "remember chunks", "", "%v", err) // of our disk, not of the store
 	}
 	b := block{off: s.write}
 	s.write += int64(len(data))
@@ -141,7 +141,7 @@ func (s *spool) get(b block) ([]byte, error) {
 	}
 	data := make([]byte, blockSize)
 	if _, err := s.file.ReadAt(data, b.off); err != nil {
-		return nil, fault.New(fault.Unknown, "remember chunks", "", err)
+		return nil, fault.Newf(fault.Unknown, "remember chunks", "", "%v", err) // of our disk, not of the store
 	}
 	return data, nil
 }

@@ -88,8 +88,8 @@ func (r *Run) giveUp(err error) {
 
 // Do writes the backup. When it returns nil, all files that did not fail are
 // durable and visible: Status says which did, and why. It fails, and leaves
-// nothing visible, if no file could be written, the store is full, or the snapshot
-// could not be committed.
+// nothing visible, if no file could be written or the snapshot not be committed; and
+// when the store is full, if it can take files back (feature control).
 func (r *Run) Do(ctx context.Context) error {
 	defer r.spool.close()
 	inner, cancel := context.WithCancel(ctx)
@@ -157,7 +157,7 @@ func (r *Run) gather(ctx context.Context) (*epoch, error) {
 				if first == nil {
 					first = f.err
 				}
-				if fatal == nil && errors.Is(f.err, fault.NoSpace) {
+				if fatal == nil && r.hold && errors.Is(f.err, fault.NoSpace) {
 					fatal = f.err // what else fits into a full store is no backup
 				}
 			case f.complete != nil && (f.complete == e && !e.isLost() || !r.hold):

@@ -87,7 +87,8 @@ func (c *Cache) demand(keys []key, tickets []ticket) []ticket {
 }
 
 // A badChunk is what came of the last attempt to fetch a chunk that the store has
-// and that is not what it should be.
+// and that is not what it should be. What the store lacks is asked for again: it
+// may have to be told first that we know of it (OnMissing).
 type badChunk struct {
 	err  error
 	when time.Time
@@ -326,6 +327,7 @@ func (c *Cache) finishLocked(f *flight, b *buffer, err error) {
 		close(f.done)
 		return
 	}
+	c.bad.Remove(f.key)
 	f.buf = b
 	b.refs.Add(int32(f.waiters))
 	if c.closed || c.chunks.Contains(f.key) {

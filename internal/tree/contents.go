@@ -17,12 +17,13 @@ import (
 // A content is what is needed to read a file: its index, or all its bytes if it
 // is a blob. It is immutable but for the counts, which contents.mu protects.
 type content struct {
-	file  fileKey
-	index *index.Index // nil for a blob
-	data  []byte       // of a blob, decoded
-	id    ident
-	head  [32]byte // SHA-256 of the first headSize bytes as stored
-	bytes int64    // that it counts for
+	file   fileKey
+	index  *index.Index // nil for a blob
+	data   []byte       // of a blob, decoded
+	id     ident
+	serial uint64   // which of the contents that were loaded it is
+	head   [32]byte // SHA-256 of the first headSize bytes as stored
+	bytes  int64    // that it counts for
 
 	refs    int
 	current bool      // it is what contents has for the file

@@ -52,7 +52,10 @@ func (n *fileNode) Open(ctx context.Context) (Handle, error) {
 		return nil, err
 	}
 	h := contentHandle{t: n.t, path: n.path, content: c, direct: n.info.Size == Unknown}
-	h.shown, h.keep = n.t.pages.opened(n.Ino(), c.id)
+	if h.shown, h.keep, h.replaces, err = n.t.pages.opened(n.Ino(), c.id, c.serial); err != nil {
+		n.t.contents.put(c)
+		return nil, fault.New(fault.NotFound, "open", n.path, err)
+	}
 	if c.index != nil {
 		return &indexHandle{contentHandle: h, reader: n.t.reader(c)}, nil
 	}
@@ -89,7 +92,7 @@ func (t *Tree) load(ctx context.Context, n *fileNode) (*content, error) {
 	if have := c.size(); n.info.Size != Unknown && have != n.info.Size {
 		return nil, fault.Newf(fault.Corrupt, "open", n.path, "it has %d bytes, the store listed %d", have, n.info.Size)
 	}
-	c.file = fileKey{n.snap, n.info.Name}
+	c.file, c.serial = fileKey{n.snap, n.info.Name}, t.loads.Add(1)
 	c.head = sha256.Sum256(raw[:min(len(raw), headSize)])
 	return c, nil
 }

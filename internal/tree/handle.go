@@ -9,12 +9,13 @@ import (
 
 // A contentHandle is what the handles of stored files have in common.
 type contentHandle struct {
-	t       *Tree
-	path    string // in the tree
-	content *content
-	shown   *shown
-	keep    bool
-	direct  bool
+	t        *Tree
+	path     string // in the tree
+	content  *content
+	shown    *shown
+	keep     bool
+	replaces bool
+	direct   bool
 }
 
 func (h *contentHandle) Size() int64     { return int64(h.content.size()) }
@@ -25,9 +26,22 @@ func (h *contentHandle) Direct() bool    { return h.direct }
 // that this handle reads may become one of its pages.
 func (h *contentHandle) Stale() bool { return h.shown.stale.Load() }
 
+// Replaces reports that to open this handle made others stale.
+func (h *contentHandle) Replaces() bool { return h.replaces }
+
+// read notes a read, and reports whether the handle is not stale. Who reads has
+// an answer to his open, and the kernel has dropped the pages that it said are
+// not to be kept.
+func (h *contentHandle) read() bool {
+	if !h.keep && !h.shown.dropped.Load() {
+		h.shown.dropped.Store(true)
+	}
+	return !h.Stale()
+}
+
 // fresh is an error if the handle is stale.
 func (h *contentHandle) fresh() error {
-	if h.Stale() {
+	if !h.read() {
 		return fault.New(fault.NotFound, "read", h.path, ErrStale)
 	}
 	return nil
@@ -58,7 +72,7 @@ func (h *indexHandle) ReadAt(ctx context.Context, p []byte, off int64) (int, err
 }
 
 func (h *indexHandle) TryReadAt(p []byte, off int64) (int, bool) {
-	if h.Stale() {
+	if !h.read() {
 		return 0, false
 	}
 	return h.reader.TryReadAt(p, off)
@@ -79,7 +93,7 @@ func (h *indexHandle) Cached(off int64) (Chunk, bool) {
 // end of the file. If there is none in memory, ok is false and nothing is
 // counted. The caller releases the chunk.
 func (h *indexHandle) Lend(off int64, n int) (Chunk, bool) {
-	if h.Stale() {
+	if !h.read() {
 		return Chunk{}, false
 	}
 	ref, start, ok := h.reader.Lend(off, n)
@@ -96,8 +110,8 @@ func (h *indexHandle) ChunkAt(off int64) int { return h.reader.ChunkAt(off) }
 // size. The chunk of zeros has no Data. The caller releases the chunk. Outcomes:
 // a chunk; unsupported, if the store is too far away for that; what else ReadAt has.
 func (h *indexHandle) Fill(ctx context.Context, i int) (Chunk, int64, error) {
-	if err := h.fresh(); err != nil {
-		return Chunk{}, 0, err
+	if h.Stale() {
+		return Chunk{}, 0, h.fresh()
 	}
 	ref, start, size, err := h.reader.Fill(ctx, i)
 	if err != nil {

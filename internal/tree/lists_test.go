@@ -333,6 +333,7 @@ func TestAnIndexIsFetchedOnce(t *testing.T) {
 	if tree.cache.Stats().External < handles[0].(*indexHandle).content.index.MemBytes() {
 		t.Errorf("the index is not counted: %+v", tree.cache.Stats())
 	}
+	handles[0].ReadAt(context.Background(), make([]byte, 1), 0) // the kernel has dropped what it had before
 	for _, h := range handles {
 		h.Close()
 	}
@@ -389,6 +390,9 @@ func TestAnotherFileOfTheSameName(t *testing.T) {
 	}
 	if _, ok := h.Cached(0); ok {
 		t.Error("a chunk of the old file can be handed on")
+	}
+	if !now.(*indexHandle).Replaces() || h.Replaces() {
+		t.Error("it does not know which handle made the other stale")
 	}
 	if _, _, err := h.Fill(context.Background(), 0); !errors.Is(err, ErrStale) {
 		t.Errorf("the old file can fill the kernel's cache: %v", err)

@@ -24,35 +24,44 @@ type pages struct {
 type shown struct {
 	ino     uint64
 	id      ident
+	serial  uint64      // under pages.mu: when it was loaded last
 	handles int         // under pages.mu
 	stale   atomic.Bool // the file has another content for the kernel now
+	dropped atomic.Bool // pages of what was there before are gone
 }
 
 func newPages() pages {
 	return pages{open: map[uint64]*shown{}, last: newLRU[uint64, *shown](nil)}
 }
 
-// opened notes that the file is opened with this content, and reports whether
-// the pages that may be there are of the same. If they are not, the handles that
-// they are of are stale. Each call is ended by one of closed.
-func (p *pages) opened(ino uint64, id ident) (s *shown, keep bool) {
+// opened notes that the file is opened with this content, the serial-th that was
+// loaded. keep reports whether the pages that may be there are of the same. If they
+// are not, the handles that they are of are stale from now on; replaces says that
+// there are some. Each call is ended by one of closed. It fails with ErrStale if
+// the file has been opened with a newer content already.
+func (p *pages) opened(ino uint64, id ident, serial uint64) (s *shown, keep, replaces bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s, ok := p.open[ino]
-	if !ok {
-		s, ok = p.last.Get(ino)
-		p.last.Remove(ino)
+	s, isOpen := p.open[ino]
+	known := isOpen
+	if !isOpen {
+		s, known = p.last.Get(ino)
 	}
-	keep = ok && s.id == id
-	if !keep {
-		if ok {
-			s.stale.Store(true)
+	if known && s.id != id {
+		if serial < s.serial {
+			return nil, false, false, ErrStale
 		}
+		s.stale.Store(true)
+		known, replaces = false, isOpen
+	}
+	p.last.Remove(ino)
+	if !known {
 		s = &shown{ino: ino, id: id}
 	}
 	p.open[ino] = s
+	s.serial = max(s.serial, serial)
 	s.handles++
-	return s, keep
+	return s, s.dropped.Load(), replaces, nil
 }
 
 func (p *pages) closed(s *shown) {

@@ -48,6 +48,7 @@ type Tree struct {
 	contents *contents
 	archives *archives
 	pages    pages
+	loads    atomic.Uint64 // contents that were loaded
 	stats    statsFile
 	watcher  atomic.Pointer[Watcher]
 }

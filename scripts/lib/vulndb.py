@@ -12,9 +12,9 @@ EARLIEST = "2020-01-01T00:00:00Z"  # what stands for it
 
 
 def fixed_in(affected):
-    """The version that the last of its ranges ends with, or none."""
+    """The version that its last range ends with; none if that has no end."""
     events = [e for r in affected.get("ranges", []) for e in r.get("events", [])]
-    return next((e["fixed"] for e in reversed(events) if "fixed" in e), None)
+    return events[-1].get("fixed") if events else None
 
 
 def main(source, database):
@@ -33,7 +33,8 @@ def main(source, database):
         for affected in entry["affected"]:
             of_module = modules.setdefault(affected["package"]["name"], {})
             fixed = fixed_in(affected)
-            of_module[entry["id"]] = {**brief, "fixed": fixed} if fixed else brief
+            again = entry["id"] in of_module  # then its ranges tell
+            of_module[entry["id"]] = {**brief, "fixed": fixed} if fixed and not again else brief
         with open(os.path.join(database, "ID", name), "w", encoding="utf-8") as f:
             json.dump(entry, f)
     index = {
