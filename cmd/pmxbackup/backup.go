@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"time"
@@ -55,18 +56,25 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 	s.cfg.Client = c
 	ui := newUI(e, s)
 	s.cfg.Event = ui.event
-	r, err := backup.New(s.cfg)
-	if errors.Is(err, fault.Invalid) {
-		return &cli.UsageError{Err: err}
+	for {
+		r, err := backup.New(s.cfg)
+		if errors.Is(err, fault.Invalid) {
+			return &cli.UsageError{Err: err}
+		}
+		if err != nil {
+			return err
+		}
+		debug.SetMemoryLimit(r.HeapMemory() + spareMemory)
+		if err = write(ctx, r, s, ui); !errors.Is(err, backup.ErrDamaged) {
+			return err
+		}
+		ui.event(backup.Event{Kind: backup.Warning, Err: fmt.Errorf("%w: all files are read again, and every chunk sent", err)})
+		s.cfg.ForceFull = true
 	}
-	if err != nil {
-		return err
-	}
-	debug.SetMemoryLimit(r.HeapMemory() + spareMemory)
-	return write(ctx, r, s, ui)
 }
 
-// write writes the backup, while the user interface shows how far it is.
+// write writes the backup, while the user interface shows how far it is, and what it
+// came to; but for ErrDamaged, after which it is to be written in full.
 func write(ctx context.Context, r *backup.Run, s *settings, ui ui) error {
 	begin := time.Now()
 	ticks := time.NewTicker(ui.interval())
@@ -78,6 +86,9 @@ func write(ctx context.Context, r *backup.Run, s *settings, ui ui) error {
 		case <-ticks.C:
 			ui.progress(r.Status(), time.Since(begin))
 		case err := <-result:
+			if errors.Is(err, backup.ErrDamaged) {
+				return err
+			}
 			if err != nil && ctx.Err() != nil {
 				err = &cli.HintError{Err: errors.New("interrupted"), Hint: "nothing of this backup is visible; started again, it sends only what is missing"}
 			}

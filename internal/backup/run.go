@@ -125,6 +125,31 @@ func (r *Run) Do(ctx context.Context) error {
 	return nil
 }
 
+// ErrDamaged is what Do fails with where one file showed that the store lacks
+// chunks that it should have, and others rely on chunks of it that nobody looked
+// at. The same backup with ForceFull sends them all.
+var ErrDamaged = errors.New("the store lacks chunks that it should have, and others may be damaged")
+
+// isDoubtful reports whether files that are complete rely on a store that is
+// known to be damaged, and can be read again.
+func (r *Run) isDoubtful() bool {
+	if r.cfg.ForceFull || !r.hold || r.cfg.DryRun {
+		return false
+	}
+	damaged, relying := false, false
+	for _, f := range r.files {
+		switch {
+		case f.Source == "-":
+			return false
+		case f.progress.repeated.Load():
+			damaged = true
+		case f.progress.Known.Load() > 0:
+			relying = true
+		}
+	}
+	return damaged && relying
+}
+
 // coordinate waits for the files and commits them.
 func (r *Run) coordinate(ctx context.Context) error {
 	for {
@@ -135,6 +160,9 @@ func (r *Run) coordinate(ctx context.Context) error {
 		if r.cfg.DryRun || !r.hold {
 			close(r.over)
 			return nil
+		}
+		if r.isDoubtful() {
+			return ErrDamaged
 		}
 		if err := r.commit(ctx, e); !isBroken(err) {
 			return err

@@ -128,6 +128,41 @@ func TestNextBackupRepairs(t *testing.T) {
 	sameFiles(t, filepath.Join(mnt, "vm/1/latest/a.img"), path)
 }
 
+// TestNextBackupRepairsAllFiles: where one file shows that the store is damaged, the
+// others are not left to rely on what else is.
+func TestNextBackupRepairsAllFiles(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	disk, stream := filepath.Join(t.TempDir(), "disk"), filepath.Join(t.TempDir(), "stream")
+	writeFile(t, disk, 3*chunkSize, 17)
+	writeFile(t, stream, 2*chunkSize, 18)
+	args := []string{"pmxbackup", "-r", store, "vm/1", "a.img:" + disk, "b.raw:" + stream, "--time"}
+	run(t, append(args, "2026-01-01T00:00:00Z")...)
+	flipped := false
+	for _, path := range chunkFiles(t, store) {
+		if !inBackup(t, path, disk) && !flipped {
+			flip(t, path)
+			flipped = true
+		}
+	}
+	data, err := os.ReadFile(disk)
+	if err != nil || !flipped {
+		t.Fatal(err, flipped)
+	}
+	if err := os.Remove(chunkOf(t, store, data[chunkSize:2*chunkSize])); err != nil {
+		t.Fatal(err)
+	}
+	o := try(t, append(args, "2026-01-02T00:00:00Z")...)
+	if o.code != 0 || !strings.Contains(o.stdout+o.stderr, "all files are read again") {
+		t.Errorf("exit %d\n%s%s", o.code, o.stdout, o.stderr)
+	}
+	run(t, "pmxstore", "verify", store)
+	o = try(t, append(args, "2026-01-03T00:00:00Z")...)
+	if o.code != 0 || strings.Contains(o.stdout+o.stderr, "again") {
+		t.Errorf("the next one: exit %d\n%s%s", o.code, o.stdout, o.stderr)
+	}
+}
+
 // TestFullDisk: a store without room refuses with a clear message, keeps what
 // it had, shows nothing partial, and takes the next backup when there is room.
 func TestFullDisk(t *testing.T) {
