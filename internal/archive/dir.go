@@ -230,7 +230,8 @@ func (d *Dir) child(ctx context.Context, n *node) error {
 		// Too large a table to keep. One item of it tells.
 		whole, err := p.search(ctx, &d.table, p.a.d.hash(string(n.name)), func(it item) (bool, error) {
 			pos, ok := d.table.place(it, 0)
-			if ok && pos == n.Pos && it.size <= uint64(d.end-pos) {
+			// An end before its first child would lead back here.
+			if ok && pos == n.Pos && it.size > uint64(begin-pos) && it.size <= uint64(d.end-pos) {
 				bound, known = pos+int64(it.size), true
 			}
 			return !known, nil
