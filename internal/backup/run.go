@@ -171,7 +171,7 @@ func (r *Run) coordinate(ctx context.Context) error {
 }
 
 // gather waits until every file is complete, in one and the same epoch, or has
-// failed. Its error is why none is complete.
+// failed. Its error is why none is complete, or why none may be committed.
 func (r *Run) gather(ctx context.Context) (*epoch, error) {
 	for {
 		e := r.session.now()
