@@ -14,6 +14,7 @@ import (
 
 // lookup answers LOOKUP: from memory here, else on a goroutine.
 func (s *Server) lookup(r *fuse.LookupRequest) {
+	s.stats.lookups.Add(1)
 	parent, ok := s.nodes.get(r.Node)
 	if !ok {
 		r.RespondError(syscall.ESTALE)
@@ -44,6 +45,9 @@ func (s *Server) found(ctx context.Context, r *fuse.LookupRequest, parent node, 
 	switch {
 	case err == nil:
 		id := s.nodes.add(n, a, parent.Ino())
+		if a.Mode&syscall.S_IFMT != syscall.S_IFDIR {
+			s.lookers.looked(r.Pid)
+		}
 		s.entry(r, id, v, av, a)
 	case parent.immutable && fault.KindOf(err) == fault.NotFound:
 		// No id: the kernel keeps in mind that there is nothing.
@@ -55,13 +59,17 @@ func (s *Server) found(ctx context.Context, r *fuse.LookupRequest, parent node, 
 
 // entry answers with a name's id, attributes, and for how long each are true.
 func (s *Server) entry(r *fuse.LookupRequest, id fuse.NodeID, v, av time.Duration, a tree.Attr) {
+	reply(&r.Header, s.appendEntry(make([]byte, 0, entryOutSize), id, v, av, a))
+}
+
+// appendEntry appends a fuse_entry_out.
+func (s *Server) appendEntry(b []byte, id fuse.NodeID, v, av time.Duration, a tree.Attr) []byte {
 	e := binary.NativeEndian
-	b := make([]byte, 0, entryOutSize)
 	b = e.AppendUint64(b, uint64(id))
 	b = e.AppendUint64(b, 0) // generation
 	b = e.AppendUint64(b, seconds(v))
 	b = e.AppendUint64(b, seconds(av))
 	b = e.AppendUint32(b, nanoseconds(v))
 	b = e.AppendUint32(b, nanoseconds(av))
-	reply(&r.Header, s.appendAttr(b, a))
+	return s.appendAttr(b, a)
 }

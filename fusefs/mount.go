@@ -35,6 +35,9 @@ func Mount(dir string, o MountOptions) (*fuse.Conn, error) {
 	if o.DefaultPermissions {
 		options = append(options, fuse.DefaultPermissions())
 	}
+	if plus := readdirplus(); plus != nil {
+		options = append(options, plus)
+	}
 	conn, err := fuse.Mount(dir, options...)
 	if err != nil {
 		return nil, fmt.Errorf("mount on %s: %w", dir, err)

@@ -17,11 +17,14 @@ const direntSize = 24
 // it refuse the whole reply. No file system has names of over 255 bytes.
 const maxName = 1024
 
-// readdir answers READDIR. The listing is asked for when reading begins; a
-// reader that starts again gets a new one. What is sent is encoded a reply at a
-// time, and an offset is a position in the listing: nothing is kept per open
-// directory but a reference, however many entries there are.
-func (s *Server) readdir(r *fuse.ReadRequest) {
+// noEntry is a fuse_entry_out that says nothing.
+var noEntry [entryOutSize]byte
+
+// readdir answers READDIR, or READDIRPLUS if plus. The listing is asked for when
+// reading begins; a reader that starts again gets a new one. What is sent is
+// encoded a reply at a time, and an offset is a position in the listing: nothing
+// is kept per open directory but a reference, however many entries there are.
+func (s *Server) readdir(r *fuse.ReadRequest, plus bool) {
 	h, ok := s.handles.get(r.Handle).(*dirHandle)
 	if !ok {
 		r.RespondError(syscall.ESTALE)
@@ -32,7 +35,7 @@ func (s *Server) readdir(r *fuse.ReadRequest) {
 	h.mu.Unlock()
 	known := list != nil && (r.Offset > 0 || list.Immutable())
 	if known && !list.Waits() {
-		s.entries(s.ctx, r, h, list)
+		s.entries(s.ctx, r, plus, h, list)
 		return
 	}
 	s.wait(r, s.others, func(ctx context.Context) {
@@ -44,15 +47,18 @@ func (s *Server) readdir(r *fuse.ReadRequest) {
 			}
 			h.set(list)
 		}
-		s.entries(ctx, r, h, list)
+		s.entries(ctx, r, plus, h, list)
 	})
 }
 
 // entries answers with as many entries from r.Offset on as there is room for.
 // Positions 0 and 1 are "." and "..", which the kernel does not add itself. What
 // ends the listing before its time is the answer to who asks for more.
-func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, h *dirHandle, list tree.Listing) {
-	size := min(r.Size, maxRead)
+func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, plus bool, h *dirHandle, list tree.Listing) {
+	size, before := min(r.Size, maxRead), 0
+	if plus {
+		before = entryOutSize
+	}
 	b := make([]byte, 0, size)
 	i := max(r.Offset, 0)
 	add := func(e tree.Entry) bool {
@@ -60,11 +66,11 @@ func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, h *dirHandle,
 			i++
 			return true
 		}
-		if len(b)+direntSize+(len(e.Name)+7)&^7 > size {
+		if len(b)+before+direntSize+(len(e.Name)+7)&^7 > size {
 			return false
 		}
 		i++
-		b = appendDirent(b, e, uint64(i))
+		b = appendDirent(append(b, noEntry[:before]...), e, uint64(i))
 		return true
 	}
 	if i == 0 {
@@ -77,6 +83,11 @@ func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, h *dirHandle,
 		if err := list.Walk(ctx, int(i-2), add); err != nil && len(b) == 0 {
 			s.fail(ctx, r, "list", err)
 			return
+		}
+	}
+	if plus && s.lookers.look(r.Pid) {
+		if parent, ok := s.nodes.get(r.Node); ok {
+			s.tell(b, parent)
 		}
 	}
 	r.Respond(&fuse.ReadResponse{Data: b})

@@ -64,6 +64,7 @@ type Server struct {
 	others  chan struct{} // and for each other request
 	tasks   sync.WaitGroup
 	bufs    sync.Pool // *[maxRead]byte
+	lookers lookers
 	push    pusher
 	fills   fills
 	stale   stale
@@ -93,6 +94,7 @@ func New(conn *fuse.Conn, cfg Config) (*Server, error) {
 	s.nodes.init(cfg.Root, attr)
 	s.handles.init()
 	s.waiting.init(cfg.InterruptAfter)
+	s.lookers.init()
 	s.push.init()
 	s.fills.init(cfg.memory)
 	s.stale.init()
@@ -184,7 +186,7 @@ func (s *Server) dispatch(req fuse.Request) {
 	switch r := req.(type) {
 	case *fuse.ReadRequest:
 		if r.Dir {
-			s.readdir(r)
+			s.readdir(r, false)
 		} else {
 			s.readFile(r)
 		}
@@ -216,6 +218,12 @@ func (s *Server) dispatch(req fuse.Request) {
 		s.listxattr(r)
 	case *fuse.StatfsRequest:
 		s.statfs(r)
+	case *fuse.UnrecognizedRequest:
+		if d := readdirplusOf(r); d != nil {
+			s.readdir(d, true)
+		} else {
+			s.refuse(r)
+		}
 	case *fuse.DestroyRequest:
 		r.Respond()
 	default:

@@ -6,6 +6,8 @@ import "sync/atomic"
 type Stats struct {
 	Reads      int64 `json:"reads"`       // READs of files that were served
 	ReadBytes  int64 `json:"read_bytes"`  // in their replies
+	Lookups    int64 `json:"lookups"`     // names that the kernel asked for
+	Told       int64 `json:"told"`        // files that it was told of as it listed their directory
 	Errors     int64 `json:"errors"`      // requests that failed, but for ENOENT and EINTR
 	Interrupts int64 `json:"interrupts"`  // INTERRUPTs received
 	Panics     int64 `json:"panics"`      // recovered from
@@ -20,8 +22,8 @@ type Stats struct {
 }
 
 type counters struct {
-	reads, readBytes, errors, interrupts, panics               atomic.Int64
-	fills, fillBytes, pushes, pushBytes, pushDrops, pushErrors atomic.Int64
+	reads, readBytes, lookups, told, errors, interrupts, panics atomic.Int64
+	fills, fillBytes, pushes, pushBytes, pushDrops, pushErrors  atomic.Int64
 }
 
 // Stats returns the counts. It may be called at any time.
@@ -30,6 +32,8 @@ func (s *Server) Stats() Stats {
 	return Stats{
 		Reads:      c.reads.Load(),
 		ReadBytes:  c.readBytes.Load(),
+		Lookups:    c.lookups.Load(),
+		Told:       c.told.Load(),
 		Errors:     c.errors.Load(),
 		Interrupts: c.interrupts.Load(),
 		Panics:     c.panics.Load(),
