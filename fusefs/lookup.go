@@ -46,7 +46,7 @@ func (s *Server) found(ctx context.Context, r *fuse.LookupRequest, parent node, 
 	case err == nil:
 		id := s.nodes.add(n, a, parent.Ino())
 		if a.Mode&syscall.S_IFMT != syscall.S_IFDIR {
-			s.lookers.looked(r.Pid)
+			s.lookers.count(r.Pid)
 		}
 		s.entry(r, id, v, av, a)
 	case parent.immutable && fault.KindOf(err) == fault.NotFound:

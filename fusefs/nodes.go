@@ -14,6 +14,7 @@ type node struct {
 	lookups   uint64 // how often the kernel was told, less what it forgot
 	parent    uint64 // inode number of the directory it was last found in
 	immutable bool
+	names     bool // of its files the kernel was last told the names alone
 }
 
 // nodes is the table of what the kernel knows. It holds no more than that: it
@@ -71,6 +72,16 @@ func (t *nodes) add(n tree.Node, attr tree.Attr, parent uint64) fuse.NodeID {
 	p.Node, p.parent, p.immutable = n, parent, attr.Immutable
 	p.lookups++
 	return id
+}
+
+// told notes that the kernel listed a directory, and was told of its files or
+// of their names alone.
+func (t *nodes) told(id fuse.NodeID, files bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.m[id]; p != nil {
+		p.names = !files
+	}
 }
 
 // forget counts that the kernel forgot n of the times it was told of id.

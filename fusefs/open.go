@@ -77,7 +77,8 @@ func (s *Server) openFile(ctx context.Context, r *fuse.OpenRequest, file tree.Fi
 	r.Respond(&fuse.OpenResponse{Handle: s.handles.add(h), Flags: flags})
 }
 
-// openDir answers OPENDIR. The kernel may keep the listing of what is immutable.
+// openDir answers OPENDIR. The kernel may keep the listing of what is immutable,
+// but asks for it again where it was told less than it will want to know.
 func (s *Server) openDir(r *fuse.OpenRequest, n node) {
 	dir, ok := n.Node.(tree.Dir)
 	if !ok {
@@ -86,7 +87,10 @@ func (s *Server) openDir(r *fuse.OpenRequest, n node) {
 	}
 	var flags fuse.OpenResponseFlags
 	if n.immutable {
-		flags = fuse.OpenCacheDir | fuse.OpenKeepCache
+		flags = fuse.OpenKeepCache
+		if !n.names || !s.lookers.has(r.Pid) {
+			flags |= fuse.OpenCacheDir
+		}
 	}
 	id := s.handles.add(&dirHandle{dir: dir, parent: n.parent})
 	r.Respond(&fuse.OpenResponse{Handle: id, Flags: flags})

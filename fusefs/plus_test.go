@@ -43,8 +43,7 @@ func TestToldWithTheNames(t *testing.T) {
 		t.Errorf("for the names alone: %d lookups, %d files told", s.Lookups, s.Told)
 	}
 
-	root, _ = wide(dirs, files)
-	m = mountTree(t, Config{Root: root}, MountOptions{})
+	// The names that the kernel keeps do not keep it from being told.
 	got := m.run(`find $M -type f -printf '%f %s %i %m %U\n' | awk '{n++; j=substr($1, 6)+0; if ($2 != j || $3%1000 != j || $4 != 444 || $5 != 1) {print "wrong:", $0; exit}} END {print n}'`)
 	if got != fmt.Sprint(dirs*files) {
 		t.Errorf("find shows %s", got)
@@ -52,6 +51,12 @@ func TestToldWithTheNames(t *testing.T) {
 	s := m.Stats()
 	if s.Told != (dirs-1)*files || s.Lookups != dirs+files {
 		t.Errorf("%d lookups and %d files told, not %d and %d", s.Lookups, s.Told, dirs+files, (dirs-1)*files)
+	}
+	for _, again := range []string{`-name 'file-*'`, `-size 1c`} {
+		m.run(`find $M ` + again)
+	}
+	if got := m.Stats(); got.Told != s.Told || got.Lookups != s.Lookups {
+		t.Errorf("%d lookups and %d files told of what is known", got.Lookups-s.Lookups, got.Told-s.Told)
 	}
 	if s.Nodes != 1+dirs+dirs*files {
 		t.Errorf("%d nodes", s.Nodes)
@@ -70,6 +75,7 @@ func TestToldWithTheNames(t *testing.T) {
 // for the kernel to ask for.
 func TestNotTold(t *testing.T) {
 	root, all := wide(4, 20)
+	all[0].attr.Immutable = false
 	waits, other, gone := all[1], all[2], all[3]
 	waits.lookup = func(_ context.Context, name string) (tree.Node, error) {
 		waits.mu.Lock()
@@ -105,3 +111,34 @@ print(os.stat("dir-2/file-007").st_ino)'`)
 		t.Errorf("%d files told", s.Told)
 	}
 }
+
+// A defect of the tree costs nobody the listing, and no count.
+func TestPanicWhileTelling(t *testing.T) {
+	root, all := wide(2, 20)
+	all[1].names = all[1].listed(t.Context())
+	all[1].mu.Lock()
+	all[1].byName["file-007"] = &panicNode{}
+	all[1].mu.Unlock()
+	m := mountTree(t, Config{Root: root}, MountOptions{})
+	got := m.run(`python3 -c '
+import os
+for d in range(2):
+    names = os.listdir("'$M'/dir-%d" % d)
+    for n in names:
+        if d == 0: os.stat("'$M'/dir-0/" + n)
+    print(len(names))'`)
+	if s := m.Stats(); got != "20\n20" || s.Panics != 1 || s.Told != 7 {
+		t.Errorf("%s; %d panics, %d files told", got, s.Panics, s.Told)
+	}
+	for i := range 2 {
+		for j := range 20 {
+			m.EntryChanged(uint64(10+i), fmt.Sprintf("file-%03d", j))
+		}
+		m.EntryChanged(1, fmt.Sprintf("dir-%d", i))
+	}
+	eventually(t, "forgetting all", func() bool { return m.Stats().Nodes == 1 })
+}
+
+type panicNode struct{ memNode }
+
+func (*panicNode) Attr(context.Context) (tree.Attr, error) { panic("a defect") }

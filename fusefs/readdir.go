@@ -34,8 +34,9 @@ func (s *Server) readdir(r *fuse.ReadRequest, plus bool) {
 	list := h.list
 	h.mu.Unlock()
 	known := list != nil && (r.Offset > 0 || list.Immutable())
-	if known && !list.Waits() {
-		s.entries(s.ctx, r, plus, h, list)
+	tell := plus && s.lookers.has(r.Pid)
+	if known && !tell && !list.Waits() {
+		s.entries(s.ctx, r, plus, false, h, list)
 		return
 	}
 	s.wait(r, s.others, func(ctx context.Context) {
@@ -47,14 +48,15 @@ func (s *Server) readdir(r *fuse.ReadRequest, plus bool) {
 			}
 			h.set(list)
 		}
-		s.entries(ctx, r, plus, h, list)
+		s.entries(ctx, r, plus, tell, h, list)
 	})
 }
 
 // entries answers with as many entries from r.Offset on as there is room for.
 // Positions 0 and 1 are "." and "..", which the kernel does not add itself. What
-// ends the listing before its time is the answer to who asks for more.
-func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, plus bool, h *dirHandle, list tree.Listing) {
+// ends the listing before its time is the answer to who asks for more. It is a
+// READDIRPLUS's answer if plus, which says more than names if tell.
+func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, plus, tell bool, h *dirHandle, list tree.Listing) {
 	size, before := min(r.Size, maxRead), 0
 	if plus {
 		before = entryOutSize
@@ -85,10 +87,11 @@ func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, plus bool, h 
 			return
 		}
 	}
-	if plus && s.lookers.look(r.Pid) {
-		if parent, ok := s.nodes.get(r.Node); ok {
-			s.tell(b, parent)
-		}
+	if plus {
+		s.nodes.told(r.Node, tell)
+	}
+	if parent, ok := s.nodes.get(r.Node); ok && tell {
+		s.tell(b, parent)
 	}
 	r.Respond(&fuse.ReadResponse{Data: b})
 }

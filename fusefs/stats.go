@@ -7,7 +7,7 @@ type Stats struct {
 	Reads      int64 `json:"reads"`       // READs of files that were served
 	ReadBytes  int64 `json:"read_bytes"`  // in their replies
 	Lookups    int64 `json:"lookups"`     // names that the kernel asked for
-	Told       int64 `json:"told"`        // files that it was told of as it listed their directory
+	Told       int64 `json:"told"`        // and those that it was told of as it listed their directory
 	Errors     int64 `json:"errors"`      // requests that failed, but for ENOENT and EINTR
 	Interrupts int64 `json:"interrupts"`  // INTERRUPTs received
 	Panics     int64 `json:"panics"`      // recovered from

@@ -95,6 +95,23 @@ func TestArchiveIsTheDirectory(t *testing.T) {
 	}
 }
 
+// TestCopyOfASnapshotIsAnother: what is in it has numbers of its own, though
+// each of its files is that of the other.
+func TestCopyOfASnapshotIsAnother(t *testing.T) {
+	s := newStore()
+	x, y := s.add(t, "host/a/"+stamp1, false), s.add(t, "host/b/"+stamp1, false)
+	s.addArchive(t, x, archivetest.Sample(t), archive.PXAR2, 5000)
+	for _, f := range s.files[x] {
+		s.stored[fileKey{y, f.Name}] = s.stored[fileKey{x, f.Name}]
+	}
+	s.files[y] = s.files[x]
+	tree, _ := newTestTree(t, s)
+	a, b := mustWalk(t, tree, below("hard")...), mustWalk(t, tree, "host", "b", stamp1, "root", "hard")
+	if a.Ino() == b.Ino() {
+		t.Errorf("both are %d", a.Ino())
+	}
+}
+
 func sameFile(a, b string) bool {
 	x, err1 := os.Lstat(a)
 	y, err2 := os.Lstat(b)

@@ -191,6 +191,7 @@ func (s *archives) openOne(ctx context.Context, x *archived) (*reading, error) {
 		return nil, err
 	}
 	content := sha256.New()
+	content.Write([]byte(x.path)) // a copy of a snapshot is another one
 	content.Write(r.meta.content.id[:])
 	if x.files.payload.Name != "" {
 		r.payload, err = s.stream(ctx, x, x.files.payload)
