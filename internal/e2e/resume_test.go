@@ -70,7 +70,10 @@ func testBreaks(t *testing.T, size int64, kills, cuts int) {
 	for i := range breaks {
 		l.at = append(l.at, next(i))
 	}
+	var one sync.Mutex // breaks the line at a time
 	l.hit = func() {
+		one.Lock()
+		defer one.Unlock()
 		if kills > 0 {
 			server.cmd.Process.Signal(syscall.SIGKILL)
 			<-server.ended

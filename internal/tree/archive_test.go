@@ -105,6 +105,7 @@ func TestCopyOfASnapshotIsAnother(t *testing.T) {
 		s.stored[fileKey{y, f.Name}] = s.stored[fileKey{x, f.Name}]
 	}
 	s.files[y] = s.files[x]
+	s.writeManifest(y, "")
 	tree, _ := newTestTree(t, s)
 	a, b := mustWalk(t, tree, below("hard")...), mustWalk(t, tree, "host", "b", stamp1, "root", "hard")
 	if a.Ino() == b.Ino() {
