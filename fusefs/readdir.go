@@ -17,6 +17,10 @@ const direntSize = 24
 // it refuse the whole reply. No file system has names of over 255 bytes.
 const maxName = 1024
 
+// tellAtOnce is up to which size of a reply, in bytes, the goroutine that reads
+// requests looks up what is in it.
+const tellAtOnce = 8 << 10
+
 // noEntry is a fuse_entry_out that says nothing.
 var noEntry [entryOutSize]byte
 
@@ -34,9 +38,21 @@ func (s *Server) readdir(r *fuse.ReadRequest, plus bool) {
 	list := h.list
 	h.mu.Unlock()
 	known := list != nil && (r.Offset > 0 || list.Immutable())
+	if d, ok := h.dir.(tree.TryLister); ok && !known {
+		if list, known = d.TryList(); known {
+			h.set(list)
+		}
+	}
 	tell := plus && s.lookers.has(r.Pid)
-	if known && !tell && !list.Waits() {
-		s.entries(s.ctx, r, plus, false, h, list)
+	if known && !list.Waits() {
+		b, ok := s.entries(s.ctx, r, plus, h, list)
+		switch {
+		case !ok:
+		case tell && len(b) > tellAtOnce:
+			s.wait(r, s.others, func(context.Context) { s.listed(r, b, plus, tell) })
+		default:
+			s.listed(r, b, plus, tell)
+		}
 		return
 	}
 	s.wait(r, s.others, func(ctx context.Context) {
@@ -48,20 +64,22 @@ func (s *Server) readdir(r *fuse.ReadRequest, plus bool) {
 			}
 			h.set(list)
 		}
-		s.entries(ctx, r, plus, tell, h, list)
+		if b, ok := s.entries(ctx, r, plus, h, list); ok {
+			s.listed(r, b, plus, tell)
+		}
 	})
 }
 
-// entries answers with as many entries from r.Offset on as there is room for.
-// Positions 0 and 1 are "." and "..", which the kernel does not add itself. What
-// ends the listing before its time is the answer to who asks for more. It is a
-// READDIRPLUS's answer if plus, which says more than names if tell.
-func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, plus, tell bool, h *dirHandle, list tree.Listing) {
+// entries returns the answer to a READDIR, or READDIRPLUS if plus: as many
+// entries from r.Offset on as there is room for. Positions 0 and 1 are "." and
+// "..", which the kernel does not add itself. What ends the listing before its
+// time is the answer to who asks for more: it is given, and ok is false.
+func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, plus bool, h *dirHandle, list tree.Listing) (b []byte, ok bool) {
 	size, before := min(r.Size, maxRead), 0
 	if plus {
 		before = entryOutSize
 	}
-	b := make([]byte, 0, size)
+	b = make([]byte, 0, size)
 	i := max(r.Offset, 0)
 	add := func(e tree.Entry) bool {
 		if len(e.Name) > maxName {
@@ -84,9 +102,14 @@ func (s *Server) entries(ctx context.Context, r *fuse.ReadRequest, plus, tell bo
 	if i >= 2 {
 		if err := list.Walk(ctx, int(i-2), add); err != nil && len(b) == 0 {
 			s.fail(ctx, r, "list", err)
-			return
+			return nil, false
 		}
 	}
+	return b, true
+}
+
+// listed answers with b, after it has filled in what to tell besides the names.
+func (s *Server) listed(r *fuse.ReadRequest, b []byte, plus, tell bool) {
 	if plus {
 		s.nodes.told(r.Node, tell)
 	}

@@ -367,6 +367,53 @@ func TestSecondWalkFetchesNothing(t *testing.T) {
 	}
 }
 
+// TestWhatIsInMemoryNeedsNoWaiting: a small directory is listed by who must not
+// wait as soon as the chunks are there that it lies in, and not before.
+func TestWhatIsInMemoryNeedsNoWaiting(t *testing.T) {
+	src := wide(t, 4, 20)
+	for _, format := range formats {
+		s := newStore()
+		s.addArchive(t, s.add(t, "host/a/"+stamp1, false), src, format, 64<<10)
+		tree, _ := newTestTree(t, s)
+		root := mustWalk(t, tree, below("")...).(*archiveDir)
+		tree.settle()
+		before := s.fetched()
+		for i := range 4 {
+			n, err, ok := root.TryLookup(fmt.Sprintf("dir-%03d", i))
+			if err != nil || !ok {
+				t.Errorf("%v: directory %d: %v, %v", format, i, err, ok)
+				continue
+			}
+			if a, _ := n.Attr(t.Context()); a.Brief || a.Nlink != 2 {
+				t.Errorf("%v: %+v", format, a)
+			}
+			if l, ok := n.(TryLister).TryList(); !ok || l.(*archiveListing).list.Len() != 20 {
+				t.Errorf("%v: directory %d is not listed", format, i)
+			}
+		}
+		if n := s.fetched(); n != before || before == 0 {
+			t.Errorf("%v: %d chunks fetched, %d before", format, n, before)
+		}
+		if format != archive.PXAR2 {
+			continue
+		}
+		r, err := tree.archives.acquire(t.Context(), root.x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tree.archives.release(r)
+		p := make([]byte, 100) // of the payloads, which nobody has asked for
+		if _, err := r.payload.ReadAt(tree.atHand, p, 0); fault.KindOf(err) != fault.Canceled || s.fetched() != before {
+			t.Errorf("what is not in memory: %v, %d chunks fetched", err, s.fetched()-before)
+		}
+		for _, ctx := range []context.Context{t.Context(), tree.atHand} {
+			if n, err := r.payload.ReadAt(ctx, p, 0); n != len(p) || err != nil {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+		}
+	}
+}
+
 // TestLargeDirectoryIsWalked in pieces where it does not fit into the memory.
 func TestLargeDirectoryIsWalked(t *testing.T) {
 	src := wide(t, 1, 3000)

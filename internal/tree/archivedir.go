@@ -16,7 +16,10 @@ type archiveDir struct {
 	nlinks atomic.Uint32 // its number of links; 0: not known yet
 }
 
-var _ Dir = (*archiveDir)(nil)
+var _ interface {
+	Dir
+	TryLister
+} = (*archiveDir)(nil)
 
 const (
 	// Up to which size a directory, with all that is below it, is read for its
@@ -25,6 +28,9 @@ const (
 	// That of a larger one is known once it is listed.
 	readSplit = 32 << 20
 	readWhole = 8 << 20
+
+	// And up to which size where all of it is in memory, by who must not wait.
+	readAtOnce = 64 << 10
 )
 
 // rootDir returns the archive's directory. Where the archive was not opened yet,
@@ -134,6 +140,33 @@ func (d *archiveDir) count(ctx context.Context, r *reading) error {
 	return ctx.Err()
 }
 
+// atHand returns what is remembered of the directory, or of a smaller one what
+// can be read without waiting; or nil.
+func (d *archiveDir) atHand() *remembered {
+	s := d.x.t.archives
+	if m := s.listings.peek(d.key()); m != nil || d.end-d.pos > readAtOnce {
+		return m
+	}
+	r := s.peek(d.x)
+	if r == nil {
+		return nil
+	}
+	defer s.release(r)
+	return s.listings.atHand(r, d.ref())
+}
+
+// TryList implements TryLister.
+func (d *archiveDir) TryList() (Listing, bool) {
+	if d = d.current(); d.x.root.get() == nil {
+		return nil, false
+	}
+	m := d.atHand()
+	if m == nil || m.list == nil {
+		return nil, false
+	}
+	return &archiveListing{d.x, m.list}, true
+}
+
 // TryLookup implements Dir.
 func (d *archiveDir) TryLookup(name string) (Node, error, bool) {
 	if d.x.root.get() == nil {
@@ -166,12 +199,18 @@ func (d *archiveDir) find(l *archive.Listing, name string) (e archive.Entry, err
 	return e, err
 }
 
-// ready reports that a node can tell its attributes, or does so without asking
-// anybody.
+// ready reports that a node can tell its attributes, from what is in memory.
 func ready(n Node) bool {
 	switch n := n.(type) {
 	case *archiveDir:
-		return n.counted()
+		if n.counted() {
+			return true
+		}
+		m := n.atHand()
+		if m != nil {
+			n.setLinks(m)
+		}
+		return m != nil
 	case *archiveFile:
 		if n.x.links.get() == nil {
 			return false

@@ -104,6 +104,22 @@ func (s *listings) get(ctx context.Context, r *reading, dir archive.Ref) (*remem
 	})
 }
 
+// atHand is get where all that is to be read is in memory; otherwise it returns
+// nil.
+func (s *listings) atHand(r *reading, dir archive.Ref) *remembered {
+	k := dirKey{r.base, dir.Pos}
+	if d := s.peek(k); d != nil {
+		return d
+	}
+	l, err := r.ReadListing(s.t.atHand, dir, s.t.cache.Limit()/listingShare)
+	if err != nil {
+		return nil
+	}
+	d := &remembered{list: l}
+	s.add(k, d)
+	return d
+}
+
 // add remembers a directory, at the cost of those that were used longest ago.
 func (s *listings) add(k dirKey, d *remembered) {
 	s.mu.Lock()

@@ -57,6 +57,13 @@ type Dir interface {
 	List(ctx context.Context) (Listing, error)
 }
 
+// A TryLister is a Dir that may have its listing in memory.
+type TryLister interface {
+	// TryList is List where nothing has to be waited for. If something has, ok
+	// is false.
+	TryList() (l Listing, ok bool)
+}
+
 // An Entry is a name in a directory.
 type Entry struct {
 	Name string // bytes: not always UTF-8, never with a '/' or NUL in it

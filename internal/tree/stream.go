@@ -8,6 +8,7 @@ import (
 	"pmxfs/index"
 	"pmxfs/internal/archive"
 	"pmxfs/internal/cache"
+	"pmxfs/internal/fault"
 )
 
 // A stream is a stored stream as an archive reads it, through the cache.
@@ -40,8 +41,14 @@ func (s *stream) close() {
 
 func (s *stream) size() int64 { return int64(s.content.index.Size()) }
 
-// ReadAt implements archive.ReaderAt.
+// ReadAt implements archive.ReaderAt. Under Tree.atHand it does not wait.
 func (s *stream) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if ctx == s.t.atHand {
+		if n, ok := s.reader.TryReadAt(p, off); ok {
+			return n, nil
+		}
+		return 0, fault.New(fault.Canceled, "read", "", ctx.Err())
+	}
 	return s.reader.ReadAt(ctx, p, off)
 }
 

@@ -41,6 +41,8 @@ type Tree struct {
 	stop  context.CancelFunc
 	began time.Time
 
+	atHand context.Context // under which archives are read from memory alone; it has ended
+
 	inodes   *inodes
 	groups   *list[*layout]
 	space    *list[Space]
@@ -66,6 +68,9 @@ func newTree(ctx context.Context, cfg Config, now func() time.Time) (*Tree, erro
 	t := &Tree{cfg: cfg, store: cfg.Store, began: now()}
 	t.env = env{log: cfg.Log, now: now, after: time.After}
 	t.env.ctx, t.stop = context.WithCancel(context.Background())
+	ended, end := context.WithCancel(context.Background())
+	end()
+	t.atHand = ended
 	if cfg.Disk != nil {
 		t.store = newOffline(t, cfg.Store)
 		t.AddStats("disk", func() any { return cfg.Disk.Stats() })
