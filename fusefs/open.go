@@ -43,16 +43,24 @@ func (s *Server) open(r *fuse.OpenRequest) {
 	case !r.Flags.IsReadOnly():
 		r.RespondError(fuse.Errno(syscall.EROFS))
 	default:
-		s.wait(r, s.others, func(ctx context.Context) { s.openFile(ctx, r, file) })
+		if f, ok := file.(tree.TryOpener); ok {
+			if t, ok := f.TryOpen(); ok {
+				s.opened(s.ctx, r, t)
+				return
+			}
+		}
+		s.wait(r, s.others, func(ctx context.Context) {
+			if t, err := file.Open(ctx); err != nil {
+				s.fail(ctx, r, "open", err)
+			} else {
+				s.opened(ctx, r, t)
+			}
+		})
 	}
 }
 
-func (s *Server) openFile(ctx context.Context, r *fuse.OpenRequest, file tree.File) {
-	t, err := file.Open(ctx)
-	if err != nil {
-		s.fail(ctx, r, "open", err)
-		return
-	}
+// opened answers OPEN with a file's new handle. It waits only where that is an aging.
+func (s *Server) opened(ctx context.Context, r *fuse.OpenRequest, t tree.Handle) {
 	h := &fileHandle{Handle: t, id: r.Node, size: t.Size()}
 	h.holds.Store(1)
 	h.chunks, _ = t.(tree.ChunkHandle)

@@ -110,7 +110,9 @@ func New(conn *fuse.Conn, cfg Config) (*Server, error) {
 // All of the server's goroutines have ended and all handles are closed when it
 // returns. It is called once.
 func (s *Server) Serve() error {
-	readers := min(max(runtime.GOMAXPROCS(0), 2), 4)
+	// Each keeps one of the threads that Go may run at once while it waits for
+	// a request. If it were all of them, Go would look after them all the time.
+	readers := min(max(runtime.NumCPU(), 2), 4)
 	errs := make(chan error, readers)
 	for range readers {
 		go func() { errs <- s.read() }()

@@ -402,6 +402,10 @@ func TestWhatIsInMemoryNeedsNoWaiting(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer tree.archives.release(r)
+		file := mustWalk(t, tree, below("dir-000/file-00000")...).(TryOpener)
+		if _, ok := file.TryOpen(); ok {
+			t.Error("a file whose payload is not there is open")
+		}
 		p := make([]byte, 100) // of the payloads, which nobody has asked for
 		if _, err := r.payload.ReadAt(tree.atHand, p, 0); fault.KindOf(err) != fault.Canceled || s.fetched() != before {
 			t.Errorf("what is not in memory: %v, %d chunks fetched", err, s.fetched()-before)
@@ -411,6 +415,14 @@ func TestWhatIsInMemoryNeedsNoWaiting(t *testing.T) {
 				t.Errorf("%d bytes, %v", n, err)
 			}
 		}
+		h, ok := file.TryOpen()
+		if !ok {
+			t.Fatal("a file whose payload is there is not open")
+		}
+		if n, ok := h.TryReadAt(p, 0); !ok || n != len(p) || !bytes.Equal(p, noise(300, 0)[:n]) {
+			t.Errorf("%d bytes of it, %v", n, ok)
+		}
+		h.Close()
 	}
 }
 

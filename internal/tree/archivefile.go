@@ -15,7 +15,10 @@ type archiveFile struct {
 	blocks uint64
 }
 
-var _ File = (*archiveFile)(nil)
+var _ interface {
+	File
+	TryOpener
+} = (*archiveFile)(nil)
 
 // largeFile is from which size on a file is read by a Reader of its own, which
 // follows the directions of its reads. Smaller ones share that of the archive:
@@ -52,6 +55,21 @@ func (n *archiveFile) Open(ctx context.Context) (Handle, error) {
 	if err != nil {
 		return nil, err
 	}
+	return n.open(ctx, r)
+}
+
+// TryOpen implements TryOpener.
+func (n *archiveFile) TryOpen() (Handle, bool) {
+	r := n.x.t.archives.peek(n.x)
+	if r == nil {
+		return nil, false
+	}
+	h, err := n.open(n.x.t.atHand, r)
+	return h, err == nil
+}
+
+// open opens the file in r, whose reference it takes over.
+func (n *archiveFile) open(ctx context.Context, r *reading) (Handle, error) {
 	c, err := r.ContentAt(ctx, n.place)
 	if err != nil {
 		n.x.t.archives.release(r)

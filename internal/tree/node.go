@@ -113,6 +113,13 @@ type File interface {
 	Open(ctx context.Context) (Handle, error)
 }
 
+// A TryOpener is a File that may be opened from memory.
+type TryOpener interface {
+	// TryOpen is Open where nothing has to be waited for, and its outcome is a
+	// handle. If something has, or it is not, ok is false.
+	TryOpen() (h Handle, ok bool)
+}
+
 // A Handle is an open file. Its methods may be called by any number of
 // goroutines at once, but for Close, which is called once and last.
 type Handle interface {
