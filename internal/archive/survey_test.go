@@ -85,11 +85,10 @@ func walkAll(t testing.TB, a *Archive, maxNodes int) survey {
 					last = e.End
 				}
 			}
+			named[e.Name] = append(named[e.Name], e.Ref)
 			full, err := a.Entry(ctx, e.Ref)
 			ok(err)
-			if err == nil {
-				named[e.Name] = append(named[e.Name], e.Ref)
-			} else {
+			if err != nil {
 				broken[e.Name] = true
 			}
 			if err == nil && full.IsRegular() {
