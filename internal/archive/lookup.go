@@ -10,10 +10,12 @@ import (
 	"pmxfs/internal/fault"
 )
 
-// Lookup returns the entry of that name in the directory at r, found through
-// the goodbye table: with a few small reads, about log2(n) of them in a
-// directory of more than wholeTable entries. Where the table is broken it reads
-// the directory. As with Dir.Next, only the attributes of ENTRY are there.
+// Lookup returns the entry of that name in the directory at r. A directory of up
+// to smallDir is read, so that what is found is what a Dir lists. In a larger one
+// the goodbye table leads there: with a few small reads, about log2(n) of them
+// in a directory of more than wholeTable entries. Where the table is broken the
+// directory is read; one that was forged may lead to another entry than a Dir
+// does. As with Dir.Next, only the attributes of ENTRY are there.
 //
 // Outcomes: an entry; not found; corrupt if the entry, or what would tell
 // whether there is one, cannot be read; invalid if r is no directory; what the
@@ -21,6 +23,9 @@ import (
 func (a *Archive) Lookup(ctx context.Context, r Ref, name string) (Entry, error) {
 	if !ValidName(name) {
 		return Entry{}, fault.New(fault.NotFound, "look up", name, nil)
+	}
+	if r.End-r.Pos <= smallDir {
+		return a.searchDir(ctx, r, name)
 	}
 	p := a.parser()
 	var n node
@@ -75,9 +80,7 @@ func (p *parser) lookup(ctx context.Context, r Ref, name string, n *node) (ok bo
 				n.End = pos + int64(it.size)
 				child, err = p.tailAt(ctx, n.End, n.start, n.next)
 			}
-			if found = child.ok(); found && t.n <= wholeTable {
-				found, err = p.isNext(ctx, &t, begin, pos, n.End)
-			}
+			found = child.ok()
 			doubt = !found
 			err = only(ctx, err)
 		case n.next > t.pos:
@@ -95,36 +98,16 @@ func (p *parser) lookup(ctx context.Context, r Ref, name string, n *node) (ok bo
 	case doubt || !whole:
 		return false, nil
 	}
-	if ok, err := p.trust(ctx, r, &t, begin); err != nil || !ok {
+	if ok, err := p.trust(ctx, &t, begin); err != nil || !ok {
 		return false, only(ctx, err)
 	}
 	return false, fault.New(fault.NotFound, "look up", name, nil)
 }
 
-// isNext reports whether end is where table t has what follows the child at pos,
-// as a Dir wants it: else some item is wrong, and which one it is does not show.
-func (p *parser) isNext(ctx context.Context, t *table, begin, pos, end int64) (bool, error) {
-	next := t.pos
-	for i := range t.n {
-		it, err := p.item(ctx, t, i)
-		if err != nil {
-			return false, err
-		}
-		at, ok := t.place(it, begin)
-		if !ok {
-			return true, nil // a Dir does not rely on the places then either
-		}
-		if at > pos {
-			next = min(next, at)
-		}
-	}
-	return end == next, nil
-}
-
 // trust reports whether a name that was not found by table t is not there. If
 // the directory can be read at little cost, it is better to do so.
-func (p *parser) trust(ctx context.Context, r Ref, t *table, begin int64) (bool, error) {
-	if r.End-r.Pos <= smallDir || p.a.format == PXAR2 && t.n <= wholeTable {
+func (p *parser) trust(ctx context.Context, t *table, begin int64) (bool, error) {
+	if p.a.format == PXAR2 && t.n <= wholeTable {
 		return t.n == 0 && t.pos == begin, nil
 	}
 	if t.n == 0 {
