@@ -10,6 +10,7 @@ import (
 type faultFS struct {
 	FS
 	before func(op, name string) error
+	read   func(name string, p []byte) // if not nil, may change what was read
 }
 
 type faultFile struct {
@@ -127,7 +128,11 @@ func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
 	if err := f.fs.before("ReadAt", f.name); err != nil {
 		return 0, err
 	}
-	return f.File.ReadAt(p, off)
+	n, err := f.File.ReadAt(p, off)
+	if f.fs.read != nil {
+		f.fs.read(f.name, p[:n])
+	}
+	return n, err
 }
 
 func (f *faultFile) Sync() error {

@@ -73,10 +73,12 @@ type FileWriter struct {
 	ctime  int64
 
 	f       File
-	buf     []byte // entries that are contiguous and not written yet
-	bufAt   uint64 // the entry that buf begins with
-	next    uint64 // the entry behind buf; dynamic: the number of entries
-	sum     hash.Hash
+	buf     []byte            // entries that are contiguous and not written yet
+	bufAt   uint64            // the entry that buf begins with
+	next    uint64            // the entry behind buf; dynamic: the number of entries
+	sum     hash.Hash         // of the entries
+	summed  uint64            // how many entries it has, from the first on
+	mixed   bool              // fixed: they came in another order, and sum is of no use
 	end     uint64            // dynamic: the end of the last chunk
 	misfits map[uint64]uint32 // fixed: chunks of the wrong size
 
@@ -257,8 +259,9 @@ func (f *FileWriter) flush(op string) error {
 	if len(f.buf) == 0 {
 		return nil
 	}
-	if f.spec.Dynamic { // in order, so the checksum needs no second look
+	if f.mixed = f.mixed || f.bufAt != f.summed; !f.mixed { // in order, so the checksum needs no second look
 		f.sum.Write(f.buf)
+		f.summed += uint64(len(f.buf) / f.entrySize())
 	}
 	at := index.HeaderSize + int64(f.bufAt)*int64(f.entrySize())
 	if _, err := f.f.WriteAt(f.buf, at); err != nil {
@@ -304,8 +307,10 @@ func (f *FileWriter) complete(op string) error {
 	size := f.end
 	if !f.spec.Dynamic {
 		size = f.spec.Size
-		if err := f.sumFixed(op); err != nil {
-			return err
+		if f.mixed || f.summed != f.spec.chunks() {
+			if err := f.sumFixed(op); err != nil {
+				return err
+			}
 		}
 	}
 	h := index.Header{Dynamic: f.spec.Dynamic, UUID: f.uuid, CTime: f.ctime}
@@ -325,11 +330,28 @@ func (f *FileWriter) complete(op string) error {
 	return nil
 }
 
-// sumFixed reads the entries back, in order: the checksum is over all of them,
-// and they may have come in any order. A slot that was never filled is a hole in
-// the file and reads as zeros, which no chunk has for its digest; so what is
-// missing needs no memory while the file is written.
+// sumFixed makes the checksum from what was written: it is over all entries in
+// order, and they came in another. It reads them twice: a bit that is read wrong
+// would make a checksum that no later reader agrees with.
 func (f *FileWriter) sumFixed(op string) error {
+	var sums [2]index.Digest
+	for i := range sums {
+		f.sum.Reset()
+		if err := f.readFixed(op); err != nil {
+			return err
+		}
+		f.sum.Sum(sums[i][:0])
+	}
+	if sums[0] != sums[1] {
+		return fault.Newf(fault.Corrupt, op, f.Path(), "its index is another each time it is read")
+	}
+	return nil
+}
+
+// readFixed sums up the entries as they are on disk. A slot that was never filled
+// is a hole in the file and reads as zeros, which no chunk has for its digest;
+// so what is missing needs no memory while the file is written.
+func (f *FileWriter) readFixed(op string) error {
 	buf := make([]byte, scanBlockSize)
 	n := f.spec.chunks()
 	for i := uint64(0); i < n; {

@@ -523,6 +523,56 @@ func TestFixedFiles(t *testing.T) {
 	}
 }
 
+// TestIndexIsReadWrong: a bit that is read wrong while the checksum is made does
+// not make a file that nobody can open. Entries in their order are not read at all.
+func TestIndexIsReadWrong(t *testing.T) {
+	for name, order := range map[string][]uint64{"in order": {0, 1, 2}, "mixed": {1, 0, 2}, "twice": {0, 1, 2, 1}} {
+		for at := 1; at <= 3; at++ {
+			reads := 0
+			s := open(t, newDir(t), Config{})
+			s.fs = &faultFS{FS: s.fs, before: func(string, string) error { return nil }, read: func(name string, p []byte) {
+				if strings.Contains(name, "/a.") {
+					if reads++; reads == at {
+						p[len(p)/2] ^= 1
+					}
+				}
+			}}
+			c := testChunks{t, s, lock(t, s)}
+			w, err := s.BeginSnapshot(ctx, c.l, snap1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			digests := []index.Digest{c.put(1, 4096), c.put(2, 4096), c.put(3, 100)}
+			f, err := w.Create("a", FileSpec{ChunkSize: 4096, Size: 2*4096 + 100})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, i := range order {
+				if err := f.PutFixed(i, digests[i]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err = f.Finish()
+			if want := name != "in order" && at <= 2; (err != nil) != want || want && fault.KindOf(err) != fault.Corrupt {
+				t.Errorf("%s, read %d is wrong: %v", name, at, err)
+			}
+			if name == "in order" && reads > 0 {
+				t.Errorf("%d reads of entries in order", reads)
+			}
+			if err == nil {
+				if err := w.Publish(ctx); err != nil {
+					t.Fatal(err)
+				}
+				reads = at // nothing more is read wrong
+				if got, err := readBack(s, snap1, "a.fidx"); err != nil || len(got) != 2*4096+100 {
+					t.Errorf("%s, read %d is wrong: %d bytes, %v", name, at, len(got), err)
+				}
+			}
+			w.Close()
+		}
+	}
+}
+
 // TestManyMisfits: chunks of the wrong size are remembered, but not without end.
 func TestManyMisfits(t *testing.T) {
 	s := open(t, newDir(t), Config{})
