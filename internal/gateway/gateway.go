@@ -282,7 +282,11 @@ func (g *Gateway) upgrade(ctx context.Context, w http.ResponseWriter, r *http.Re
 	err = store.Serve(ctx, &upgraded{Conn: conn, r: rw.Reader}, id)
 	cut(nil)
 	watch.Wait()
-	g.log.Info("disconnected", "user", id.User, "peer", addr, "store", name, "seconds", time.Since(begin).Seconds(), "err", err)
+	log := g.log
+	if err != nil {
+		log = log.With("err", err)
+	}
+	log.Info("disconnected", "user", id.User, "peer", addr, "store", name, "seconds", time.Since(begin).Seconds())
 }
 
 var errRevoked = fault.New(fault.Denied, "connection", "", errors.New("its user's rights have changed or ended"))
