@@ -59,10 +59,18 @@ func (s *Store) claimFolder(snap ref.Snapshot) (*claim, error) {
 	return c, nil
 }
 
+// A groupGoing is an error because of a group's folder that may be being removed.
+type groupGoing struct{ error }
+
+func (e *groupGoing) Unwrap() error { return e.error }
+
 // lockGroup keeps a Proxmox server on this host from writing to the group or
 // removing it. Our own writers share it.
 func (s *Store) lockGroup(c *claim, g ref.Group) error {
 	f, err := s.lockFolder(g.Path(), false)
+	if errors.Is(err, fault.Busy) || absent(err) {
+		return &groupGoing{err}
+	}
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"time"
 
 	"pmxfs/internal/fault"
 	"pmxfs/internal/manifest"
@@ -91,12 +92,22 @@ func (s *Store) leave(snap ref.Snapshot) {
 	}
 }
 
-func (w *SnapshotWriter) begin() (err error) {
-	if w.newGroup, err = w.s.makeGroup(w.snap.Group); err != nil {
-		return err
+// begin makes the folders. Where the group's is just being removed, because the
+// writer that made it has ended without a backup, it tries again: that takes a
+// moment.
+func (w *SnapshotWriter) begin() error {
+	for wait := time.Millisecond; ; wait *= 2 {
+		made, err := w.s.makeGroup(w.snap.Group)
+		if err != nil {
+			return err
+		}
+		w.newGroup = w.newGroup || made
+		w.claim, err = w.s.claimFolder(w.snap)
+		if going := (*groupGoing)(nil); !errors.As(err, &going) || wait > 100*time.Millisecond {
+			return err
+		}
+		time.Sleep(wait)
 	}
-	w.claim, err = w.s.claimFolder(w.snap)
-	return err
 }
 
 // makeGroup makes the folders of a group and its owner file where they are missing.
