@@ -523,6 +523,49 @@ func TestFixedFiles(t *testing.T) {
 	}
 }
 
+// TestGroupIsBeingRemoved: who begins a backup in a group whose folder a writer
+// that has ended is removing waits for that; who has it locked for long is told of.
+func TestGroupIsBeingRemoved(t *testing.T) {
+	for _, goes := range []bool{true, false} {
+		s := open(t, newDir(t), Config{})
+		l := lock(t, s)
+		path := snap1.Group.Path()
+		if _, err := s.makeGroup(snap1.Group); err != nil {
+			t.Fatal(err)
+		}
+		held, err := s.lockFolder(path, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		over := make(chan error, 1)
+		time.AfterFunc(20*time.Millisecond, func() {
+			var err error
+			if goes {
+				err = errors.Join(s.fs.Remove(path+"/"+ownerFile), s.fs.Remove(path))
+			}
+			held.Close()
+			over <- err
+		})
+		w, err := s.BeginSnapshot(ctx, l, snap1)
+		if removed := <-over; err != nil || removed != nil {
+			t.Fatalf("removed %v: %v, %v", goes, err, removed)
+		}
+		if _, err := s.fs.Lstat(path + "/" + ownerFile); err != nil {
+			t.Errorf("removed %v: the group has no owner: %v", goes, err)
+		}
+		w.Close()
+		if _, err := s.makeGroup(snap1.Group); err != nil {
+			t.Fatal(err)
+		}
+		if held, err = s.lockFolder(path, true); err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.BeginSnapshot(ctx, l, snap1)
+		wantKind(t, err, fault.Busy)
+		held.Close()
+	}
+}
+
 // TestIndexIsReadWrong: a bit that is read wrong while the checksum is made does
 // not make a file that nobody can open. Entries in their order are not read at all.
 func TestIndexIsReadWrong(t *testing.T) {
