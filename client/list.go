@@ -23,6 +23,7 @@ type File struct {
 	Allocated uint64 // bytes of chunks that are not all zeros; NoSize where not known
 	ChunkSize uint32 // bytes, of a fixed file; else 0
 	Flags     Flags
+	Closed    bool // its snapshot was seen not to grow any more before its files were listed
 }
 
 // Groups lists the groups of all namespaces, ordered by path. It needs the
@@ -71,7 +72,7 @@ func (c *Client) Files(ctx context.Context, s Snapshot) ([]File, error) {
 		return nil, about("list files", s.Path(), err)
 	}
 	files := keep(c, "file", recs, func(rec wire.Record) (File, error) {
-		f := File{rec.Name, rec.FileSize, rec.Allocated, rec.ChunkSize, rec.Flags}
+		f := File{rec.Name, rec.FileSize, rec.Allocated, rec.ChunkSize, rec.Flags &^ wire.Open, rec.Flags&wire.Open == 0}
 		if rec.Type != m.Type || rec.ID != m.ID || rec.Time != m.Time {
 			return f, fmt.Errorf("it is of another snapshot, of %q", rec.ID)
 		}
@@ -79,6 +80,10 @@ func (c *Client) Files(ctx context.Context, s Snapshot) ([]File, error) {
 	})
 	return unique(files, func(a, b File) int { return strings.Compare(a.Name, b.Name) }), nil
 }
+
+// TellsState reports whether the server, as it was at the last handshake, says of
+// a closed snapshot's files that they are Closed.
+func (c *Client) TellsState() bool { return c.Features().Has(wire.State) }
 
 // keep turns records into what they stand for, without those that cannot be: a
 // bad entry must neither reach a path nor spoil the others.
@@ -125,7 +130,11 @@ func (c *Client) list(ctx context.Context, m wire.ListBackups, namespace string)
 		if err := cn.ask(ctx, demand, wire.TypeListBackups, m.Append(nil), q); err != nil {
 			return err
 		}
-		recs = got
+		if recs = got; m.Files() && !cn.features.Has(wire.State) {
+			for i := range recs {
+				recs[i].Flags |= wire.Open // it does not say, so they may be
+			}
+		}
 		return nil
 	})
 	return recs, err

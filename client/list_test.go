@@ -51,7 +51,7 @@ func TestListsLeaveOutWhatCannotBe(t *testing.T) {
 		"files": {[][]byte{
 			file("b.fidx"), file("a.blob"), file("x"), file("../a.fidx"), file(".fidx"), file("a\nb.fidx"), file(""), file("b.fidx"),
 			wire.Record{Time: 5, ID: "100", Name: "c.fidx"}.AppendFile(nil),
-		}, func(c *Client) (any, error) { return c.Files(t.Context(), snap) }, "[{a.blob 7 0 0 0} {b.fidx 7 0 0 0}]"},
+		}, func(c *Client) (any, error) { return c.Files(t.Context(), snap) }, "[{a.blob 7 0 0 0 true} {b.fidx 7 0 0 0 true}]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, _ := newFake(t, wire.AllFeatures, answerWith(wire.TypeBackupList, c.parts...))

@@ -65,6 +65,7 @@ type Server struct {
 	tasks   sync.WaitGroup
 	bufs    sync.Pool // *[maxRead]byte
 	lookers lookers
+	lead    lead
 	push    pusher
 	fills   fills
 	stale   stale
@@ -110,14 +111,14 @@ func New(conn *fuse.Conn, cfg Config) (*Server, error) {
 // All of the server's goroutines have ended and all handles are closed when it
 // returns. It is called once.
 func (s *Server) Serve() error {
-	// Each keeps one of the threads that Go may run at once while it waits for
-	// a request. If it were all of them, Go would look after them all the time.
 	readers := min(max(runtime.NumCPU(), 2), 4)
+	s.lead.init(readers, s.device.fd < 0)
 	errs := make(chan error, readers)
 	for range readers {
 		go func() { errs <- s.read() }()
 	}
 	var helpers sync.WaitGroup
+	helpers.Go(s.overtake)
 	helpers.Go(s.invalidate)
 	if !s.cfg.NoPush {
 		for range pushers {
@@ -141,23 +142,28 @@ func (s *Server) Serve() error {
 	return err
 }
 
-// read answers requests until the connection ends.
+// read answers requests, when it has the lead, until the connection ends.
 func (s *Server) read() error {
+	<-s.lead.free
 	failed := 0
 	for {
-		req, err := s.conn.ReadRequest()
+		req, err := s.next()
 		switch {
 		case err == nil:
 			failed = 0
-			s.serve(req)
+			if !s.serveLeading(req) {
+				<-s.lead.free
+			}
 		case errors.Is(err, io.EOF):
 			s.cancel() // nobody is there any more to wait for anything
+			s.lead.free <- struct{}{}
 			return nil
 		case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.EAGAIN):
 			// The request was given up before it could be read.
 		default:
 			s.log.Error("read a request from the kernel", "error", err)
 			if failed++; failed == 100 {
+				s.lead.free <- struct{}{}
 				return fmt.Errorf("read requests from the kernel: %w", err)
 			}
 		}

@@ -104,7 +104,7 @@ func (c *serveConfig) flags() *pflag.FlagSet {
 	f.StringVar(&c.State, "state", "", "a folder for what the server makes itself and keeps, its certificate and the key of its tickets; the default is the store")
 	f.StringVar(&c.SocketMode, "socket-mode", "0600", "the mode of Unix sockets (octal)")
 	f.StringVar(&c.SocketGroup, "socket-group", "", "the group of Unix sockets, by name or number")
-	f.StringVar(&c.Features, "features", "all", "which additions to version 1 of the protocol to offer: all, none, or a list of browse, blobs, control, namespaces")
+	f.StringVar(&c.Features, "features", "all", "which additions to version 1 of the protocol to offer: all, none, or a list of browse, blobs, control, namespaces, state")
 	f.BoolVar(&c.InsecureTCP, "insecure-tcp", false, "let tcp: listen on addresses that other machines reach")
 	f.BoolVar(&c.ReadOnly, "read-only", false, "refuse all writing")
 	f.StringVar(&c.LogLevel, "log-level", "info", "what to log: debug, info, warn or error")

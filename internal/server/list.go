@@ -101,7 +101,9 @@ func (c *conn) listFiles(ctx context.Context, r *request, snap ref.Snapshot) (so
 	return &listing{req: r, n: len(list), append: func(dst []byte, i int) []byte {
 		rec, f := rec, list[i]
 		rec.Name, rec.FileSize, rec.ChunkSize, rec.Allocated = f.Name, f.Size, f.ChunkSize, f.Allocated
-		rec.Flags = flagsOf(f)
+		if rec.Flags = flagsOf(f); f.Open && c.features.Has(wire.State) {
+			rec.Flags |= wire.Open
+		}
 		return rec.AppendFile(dst)
 	}}, nil
 }

@@ -30,6 +30,7 @@ type FileInfo struct {
 	Allocated uint64       // bytes of content in chunks that are not all zeros; NoSize where not known
 	Csum      index.Digest // as the manifest has it; zero for the client's log, which it does not name
 	Encrypted bool         // its content cannot be read without a key
+	Open      bool         // its snapshot could still get more files as the listing began
 	Broken    error        // why it cannot be read, kind corrupt or not found; nil for a sound one
 }
 
@@ -69,6 +70,8 @@ func (s *Store) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, error
 	if err := snap.Check(); err != nil {
 		return nil, err
 	}
+	// Only what has a manifest and is not open stays as it is.
+	open := !s.hasManifest(snap) || s.isOpen(snap.Path()+"/")
 	m, err := s.readManifest(op, snap)
 	if err != nil {
 		return nil, err
@@ -97,6 +100,9 @@ func (s *Store) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, error
 			return nil, err
 		}
 		list = append(list, info)
+	}
+	for i := range list {
+		list[i].Open = open
 	}
 	return list, nil
 }

@@ -25,14 +25,18 @@ func (s connection) Snapshots(ctx context.Context, g ref.Group) ([]SnapshotInfo,
 	return infos, err
 }
 
-func (s connection) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, error) {
+func (s connection) Files(ctx context.Context, snap ref.Snapshot) (infos []FileInfo, closed bool, err error) {
 	files, err := s.c.Files(ctx, snap)
-	infos := make([]FileInfo, len(files))
+	closed = len(files) > 0
+	infos = make([]FileInfo, len(files))
 	for i, f := range files {
 		infos[i] = FileInfo{Name: f.Name, Size: f.Size, Allocated: f.Allocated}
+		closed = closed && f.Closed
 	}
-	return infos, err
+	return infos, closed, err
 }
+
+func (s connection) TellsState() bool { return s.c.TellsState() }
 
 func (s connection) ReadFile(ctx context.Context, snap ref.Snapshot, stored string, off, n int64) ([]byte, error) {
 	return s.c.ReadFile(ctx, snap, stored, off, n)

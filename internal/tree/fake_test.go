@@ -31,6 +31,7 @@ type fakeStore struct {
 	fetch  map[index.Digest]int
 	gate   chan struct{} // if not nil, every answer but a chunk's needs one
 	untold bool          // chunks are absent until some of an index's entries are read
+	state  bool          // it tells of files whether their snapshot is closed
 }
 
 func newStore() *fakeStore {
@@ -96,18 +97,21 @@ func (s *fakeStore) Snapshots(ctx context.Context, g ref.Group) ([]SnapshotInfo,
 	return slices.Clone(infos), nil
 }
 
-func (s *fakeStore) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, error) {
+func (s *fakeStore) Files(ctx context.Context, snap ref.Snapshot) (infos []FileInfo, closed bool, err error) {
 	if err := s.ask(ctx, "list", snap.Path()); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	infos, ok := s.files[snap]
 	if !ok {
-		return nil, fault.New(fault.NotFound, "", snap.Path(), nil)
+		return nil, false, fault.New(fault.NotFound, "", snap.Path(), nil)
 	}
-	return slices.Clone(infos), nil
+	closed = s.state && slices.Contains(s.snaps[snap.Group], SnapshotInfo{snap.Time, false})
+	return slices.Clone(infos), closed, nil
 }
+
+func (s *fakeStore) TellsState() bool { return s.state }
 
 func (s *fakeStore) ReadFile(ctx context.Context, snap ref.Snapshot, stored string, off, n int64) ([]byte, error) {
 	if err := s.ask(ctx, "file", snap.Path()+"/"+stored); err != nil {

@@ -120,7 +120,18 @@ func (d *groupDir) Lookup(ctx context.Context, name string) (Node, error) {
 	if n, err, ok := d.TryLookup(name); ok {
 		return n, err
 	}
-	s, err := d.t.lists.snapshots(d.group).get(ctx)
+	l := d.t.lists.snapshots(d.group)
+	if sec, err := ref.ParseTime(name); err == nil {
+		if _, known, _ := l.peek(); !known && d.t.store.TellsState() {
+			// One snapshot of ten thousand is found before all are listed.
+			s := ref.Snapshot{Group: d.group, Time: sec}
+			l.renew()
+			if s.Check() == nil && d.t.lists.seenClosed(ctx, s) {
+				return d.snapshot(sec, true), nil
+			}
+		}
+	}
+	s, err := l.get(ctx)
 	if err != nil {
 		return nil, err
 	}

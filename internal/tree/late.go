@@ -125,12 +125,18 @@ func (l *Late) Snapshots(ctx context.Context, g ref.Group) ([]SnapshotInfo, erro
 }
 
 // Files implements Store.
-func (l *Late) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, error) {
+func (l *Late) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, bool, error) {
 	s, err := l.store(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	return s.Files(ctx, snap)
+}
+
+// TellsState implements Store.
+func (l *Late) TellsState() bool {
+	c := l.Client()
+	return c != nil && FromClient(c).TellsState()
 }
 
 // ReadFile implements Store.

@@ -91,6 +91,13 @@ func (l *list[T]) peek() (v T, known, fresh bool) {
 	return l.value, l.known, l.known && (l.final || l.env.now().Before(l.until))
 }
 
+// isFinal reports whether the value is known and does not get old.
+func (l *list[T]) isFinal() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.known && l.final
+}
+
 // renew has the value fetched, unless it is fresh or on its way. It does not wait.
 func (l *list[T]) renew() {
 	l.mu.Lock()

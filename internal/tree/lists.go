@@ -115,8 +115,7 @@ func (l *lists) snapshots(g ref.Group) *list[*snapshots] {
 			}
 			s := newSnapshots(infos, g, l.generation.Add(1))
 			old, _, _ := e.peek()
-			l.forget(g, s)
-			for _, sec := range s.replaced(old) {
+			for _, sec := range append(l.forget(g, s), s.replaced(old)...) {
 				l.t.snapshotChanged(ref.Snapshot{Group: g, Time: sec})
 			}
 			count(l, e, s.memBytes())
@@ -156,9 +155,13 @@ func (l *lists) files(s ref.Snapshot, closed bool) *list[*files] {
 		e.name = "of " + s.Path()
 		e.fetch = func(ctx context.Context) (*files, bool, error) {
 			final := e.closed.Load()
-			infos, err := l.t.store.Files(ctx, s)
+			infos, closed, err := l.t.store.Files(ctx, s)
 			if err != nil {
 				return nil, false, fault.New(fault.Unknown, "list", s.Path(), err)
+			}
+			if closed {
+				final = true
+				e.closed.Store(true)
 			}
 			streams, sure := l.t.sniff(ctx, s, infos, final)
 			final = final && sure
@@ -171,6 +174,14 @@ func (l *lists) files(s ref.Snapshot, closed bool) *list[*files] {
 		e.closed.Store(true)
 	}
 	return &e.list
+}
+
+// seenClosed asks for the files of a snapshot, and reports whether that told
+// that it is there and closed.
+func (l *lists) seenClosed(ctx context.Context, s ref.Snapshot) bool {
+	files := l.files(s, false)
+	_, err := files.get(ctx)
+	return err == nil && files.isFinal()
 }
 
 // manifest returns a snapshot's manifest; closed as for files.
@@ -198,8 +209,8 @@ func (l *lists) manifest(s ref.Snapshot, closed bool) *list[*manifest.Manifest] 
 }
 
 // forget drops what is kept of the snapshots of g that now are no more: another
-// backup may take their name.
-func (l *lists) forget(g ref.Group, now *snapshots) {
+// backup may take their name. It returns the times of those whose files were known.
+func (l *lists) forget(g ref.Group, now *snapshots) (times []int64) {
 	gone := func(s ref.Snapshot) bool {
 		if s.Group != g {
 			return false
@@ -211,6 +222,7 @@ func (l *lists) forget(g ref.Group, now *snapshots) {
 	for _, s := range l.snaps.Keys() {
 		if gone(s) {
 			l.snaps.Remove(s)
+			times = append(times, s.Time)
 		}
 	}
 	for _, s := range l.manifests.Keys() {
@@ -221,6 +233,7 @@ func (l *lists) forget(g ref.Group, now *snapshots) {
 	l.mu.Unlock()
 	l.t.contents.forget(gone)
 	l.t.archives.forget(gone)
+	return times
 }
 
 // drop forgets the files and the manifest of a snapshot, and reports whether

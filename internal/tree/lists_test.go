@@ -577,3 +577,41 @@ func BenchmarkReadAt128K(b *testing.B) {
 		off = (off + int64(len(p))) % (16 << 20)
 	}
 }
+
+// TestASnapshotIsFoundBeforeAllAreListed, where the store tells that it is
+// closed; one that is open, or is not there, needs the list.
+func TestASnapshotIsFoundBeforeAllAreListed(t *testing.T) {
+	s := smallStore(t)
+	s.state = true
+	s.addBlob(s.add(t, "vm/100/"+stamp3, true), "qemu-server.conf.blob", []byte("cores: 2\n"))
+	s.setErr("vm/100", errors.New("all snapshots of the group"))
+	tree, clock := newTestTree(t, s)
+	group := mustWalk(t, tree, "vm", "100").(Dir)
+	for range 2 {
+		names(t, mustWalk(t, tree, "vm", "100", stamp1))
+		tree.settle()
+	}
+	if n := s.count("vm/100/" + stamp1); n != 1 {
+		t.Errorf("its files were listed %d times", n)
+	}
+	for _, name := range []string{stamp3, "2001-01-01T00:00:00Z"} {
+		if n, err := group.Lookup(context.Background(), name); err == nil {
+			t.Errorf("%s was found without a list: %v", name, n)
+		}
+	}
+	s.setErr("vm/100", nil)
+	if _, err := group.Lookup(context.Background(), stamp3); err != nil {
+		t.Error(err)
+	}
+	// What is removed goes, though it was found before the first list.
+	s.mu.Lock()
+	s.snaps[group.(*groupDir).group] = nil
+	s.mu.Unlock()
+	clock.advance(time.Minute)
+	if _, err := group.Lookup(context.Background(), "2001-01-01T00:00:00Z"); fault.KindOf(err) != fault.NotFound {
+		t.Error(err)
+	}
+	if _, err := group.Lookup(context.Background(), stamp1); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("a snapshot that was removed: %v", err)
+	}
+}

@@ -56,8 +56,16 @@ func (s *offline) Snapshots(ctx context.Context, g ref.Group) ([]SnapshotInfo, e
 	return listed(ctx, s, "snapshots "+g.Path(), func(ctx context.Context) ([]SnapshotInfo, error) { return s.Store.Snapshots(ctx, g) })
 }
 
-func (s *offline) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, error) {
-	return listed(ctx, s, "files "+snap.Path(), func(ctx context.Context) ([]FileInfo, error) { return s.Store.Files(ctx, snap) })
+func (s *offline) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, bool, error) {
+	type list struct {
+		Files  []FileInfo
+		Closed bool
+	}
+	l, err := listed(ctx, s, "files "+snap.Path(), func(ctx context.Context) (l list, err error) {
+		l.Files, l.Closed, err = s.Store.Files(ctx, snap)
+		return l, err
+	})
+	return l.Files, l.Closed, err
 }
 
 // ReadFile keeps whole files, and reads parts of them out of what it has where

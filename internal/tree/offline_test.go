@@ -44,7 +44,10 @@ func (unreachable) Groups(context.Context) ([]ref.Group, error) { return nil, er
 func (unreachable) Snapshots(context.Context, ref.Group) ([]SnapshotInfo, error) {
 	return nil, errNoRoute
 }
-func (unreachable) Files(context.Context, ref.Snapshot) ([]FileInfo, error) { return nil, errNoRoute }
+func (unreachable) Files(context.Context, ref.Snapshot) ([]FileInfo, bool, error) {
+	return nil, false, errNoRoute
+}
+func (unreachable) TellsState() bool { return true }
 func (unreachable) ReadFile(context.Context, ref.Snapshot, string, int64, int64) ([]byte, error) {
 	return nil, errNoRoute
 }

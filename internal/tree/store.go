@@ -19,8 +19,13 @@ type Store interface {
 	// Snapshots lists a group's snapshots in any order.
 	Snapshots(ctx context.Context, g ref.Group) ([]SnapshotInfo, error)
 
-	// Files lists a snapshot's files.
-	Files(ctx context.Context, s ref.Snapshot) ([]FileInfo, error)
+	// Files lists a snapshot's files. closed is true if the snapshot is known to
+	// get no more of them.
+	Files(ctx context.Context, s ref.Snapshot) (infos []FileInfo, closed bool, err error)
+
+	// TellsState reports whether Files tells of closed snapshots that they are.
+	// It does not wait.
+	TellsState() bool
 
 	// ReadFile returns n bytes from off on of a stored file, as it is stored;
 	// with n < 0 all of it. It is short only at the end of the file. The

@@ -134,7 +134,7 @@ var payloads = []struct {
 	ok   bool
 }{
 	{"version 1", TypeHello, join("PMXBCKUP", 1, 0, 0, 0), true},
-	{"features", TypeHello, join("PMXBCKUP", 1, 0, 0, 0, 15, 0, 0, 0), true},
+	{"features", TypeHello, join("PMXBCKUP", 1, 0, 0, 0, 31, 0, 0, 0), true},
 	{"short", TypeHello, join("PMXBCKUP", 1, 0, 0), false},
 	{"empty", TypeHello, nil, false},
 	{"magic alone", TypeHello, join("PMXBCKUP"), false},
@@ -302,7 +302,7 @@ func TestValues(t *testing.T) {
 		got  []byte
 		want []byte
 	}{
-		{"Hello", Hello{1, AllFeatures}.Append(nil), join("PMXBCKUP", 1, 0, 0, 0, 15, 0, 0, 0)},
+		{"Hello", Hello{1, AllFeatures}.Append(nil), join("PMXBCKUP", 1, 0, 0, 0, 31, 0, 0, 0)},
 		{"Error", Error{ErrorBusy, fault.Busy, "no"}.Append(nil), join(1, 9, "no")},
 		{"CreateBackup", CreateBackup{Type: 2, Flags: Excl | Raw | Hold, Time: 0x5c7f9112, ChunkSize: 4 << 20, FileSize: 0x1_0000_0002, ID: "web", Name: "r.img", Allocated: 7}.Append(nil),
 			join(2, 3, 0x12, 0x91, 0x7f, 0x5c, 0, 0, 0, 0, 11, 5, 0, 0, 0x40, 0, 2, 0, 0, 0, 1, 0, 0, 0, "web", "r.img")},

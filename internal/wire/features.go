@@ -16,13 +16,14 @@ const (
 	Blobs                           // chunks in their stored form, both ways
 	Control                         // cancel, commit, existence; the flag Hold
 	Namespaces                      // ids may be "a/b/100"
+	State                           // the records of files have the flag Open, too
 
 	// AllFeatures is every addition that this package knows.
-	AllFeatures = Browse | Blobs | Control | Namespaces
+	AllFeatures = Browse | Blobs | Control | Namespaces | State
 )
 
 // featureNames has the names of the bits, from the lowest.
-var featureNames = [...]string{"browse", "blobs", "control", "namespaces"}
+var featureNames = [...]string{"browse", "blobs", "control", "namespaces", "state"}
 
 // Has reports whether all features of need are in f.
 func (f Features) Has(need Features) bool { return f&need == need }

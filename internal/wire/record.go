@@ -18,7 +18,7 @@ const (
 	Raw           Flags = 2    // a disk image or another byte stream, not an archive
 	DynamicChunks Flags = 4    // a dynamic index
 	Hold          Flags = 8    // visible at the CommitBackup only; needs Control
-	Open          Flags = 0x80 // in lists: the snapshot may still grow
+	Open          Flags = 0x80 // in lists of snapshots, and with State of files: the snapshot may still grow
 )
 
 // Bounds of the chunk size of a fixed file, a power of two, in bytes.
