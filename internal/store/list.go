@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -177,7 +176,7 @@ func (s *Store) Snapshots(ctx context.Context, g ref.Group) ([]SnapshotInfo, err
 	}
 	// Each costs two looks at the disk: on all cores, the parts in order.
 	slices.Reverse(times)
-	part := max(len(times)/runtime.GOMAXPROCS(0)+1, 64)
+	part := max(len(times)/32+1, 64)
 	parts := slices.Collect(slices.Chunk(times, part))
 	lists := make([][]SnapshotInfo, len(parts))
 	var wg sync.WaitGroup

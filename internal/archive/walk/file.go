@@ -30,6 +30,8 @@ type file struct {
 	buf    []byte // what data is in
 	err    error  // what reading it ended with
 	done   atomic.Bool
+
+	advised int64 // bytes that the kernel was told to read
 }
 
 // newFile takes over fd.
@@ -59,6 +61,14 @@ func (w *Walk) newFile(e *entry, fd int, st *unix.Stat_t) *file {
 	}
 	select {
 	case w.files <- struct{}{}:
+		if n := min(st.Size, adviseMax); w.cfg.Prefetch && w.first(st) {
+			if w.advised.Add(n) <= adviseAll {
+				unix.Fadvise(fd, 0, n, unix.FADV_WILLNEED)
+				f.advised = n
+			} else {
+				w.advised.Add(-n)
+			}
+		}
 	default: // enough are open
 		unix.Close(fd)
 		f.fd, f.parent = -1, e.parent.retain()
@@ -106,6 +116,7 @@ func (f *file) Drop() {
 	if f.fd >= 0 {
 		unix.Close(f.fd)
 		<-f.w.files
+		f.w.advised.Add(-f.advised)
 	}
 	f.parent.release()
 }

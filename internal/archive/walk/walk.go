@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -18,10 +19,12 @@ import (
 const (
 	aheadSteps  = 256       // steps that are ready, or being made so
 	aheadInDir  = 32        // of the entries of one directory
-	aheadDirs   = 2         // of these, directories, whose names are held
+	aheadDirs   = 8         // of these, directories, whose names are held
 	openFiles   = 128       // files kept open for reading
 	prefetchMax = 128 << 10 // bytes of a file whose content is read ahead
 	prefetchAll = 128       // of such files
+	adviseMax   = 16 << 20  // bytes of another that the kernel is told to read ahead
+	adviseAll   = 64 << 20  // and of all of them
 	maxNesting  = 2000      // directories in one another; a path has 4096 bytes
 	excludeFile = ".pxarexclude"
 	maxExclude  = 1 << 20 // bytes of such a file
@@ -48,7 +51,8 @@ type Config struct {
 	// will be read.
 	Prefetch bool
 
-	// Workers gather metadata. 0: 4.
+	// Workers gather metadata and read ahead; what they wait for is the disk,
+	// which answers many at once sooner than one after another. 0: 16.
 	Workers int
 
 	// Report hears of problems, from within Next. Nil: nobody does.
@@ -60,10 +64,12 @@ type Config struct {
 type Walk struct {
 	cfg     Config
 	rootDev uint64
-	steps   chan *entry // in order
-	tasks   chan *entry
+	steps   chan *entry   // in order
+	tasks   chan *entry   // to be gathered
+	dirs    chan *entry   // those that may be directories: the walk waits for them
 	files   chan struct{} // one for each file that is kept open
 	buffers chan []byte   // nil: not made yet
+	advised atomic.Int64  // bytes that the kernel was told to read, of files not yet done with
 	fs      fsCache
 	names   names
 	seenMu  sync.Mutex
@@ -81,12 +87,13 @@ func New(ctx context.Context, path string, cfg Config) (*Walk, error) {
 		return nil, fault.New(fault.Unknown, "walk", path, &os.PathError{Op: "open", Path: path, Err: err})
 	}
 	if cfg.Workers <= 0 {
-		cfg.Workers = 4
+		cfg.Workers = 16
 	}
 	w := &Walk{
 		cfg:     cfg,
 		steps:   make(chan *entry, aheadSteps),
 		tasks:   make(chan *entry, aheadSteps),
+		dirs:    make(chan *entry, aheadDirs),
 		files:   make(chan struct{}, openFiles),
 		buffers: make(chan []byte, prefetchAll),
 		seen:    map[archive.Inode]bool{},
@@ -103,24 +110,17 @@ func New(ctx context.Context, path string, cfg Config) (*Walk, error) {
 		return nil, fault.New(fault.Unknown, "walk", path, err)
 	}
 	for range cfg.Workers {
-		w.wg.Add(1)
-		go func() {
-			defer w.wg.Done()
-			for e := range w.tasks {
-				if w.ctx.Err() == nil {
-					e.gather()
-				} else {
-					e.parent.release()
-				}
-				close(e.ready)
-			}
-		}()
+		w.wg.Go(func() { w.work(w.tasks) })
+	}
+	for range aheadDirs {
+		w.wg.Go(func() { w.work(w.dirs) })
 	}
 	w.wg.Add(1)
 	go func() {
 		defer w.wg.Done()
 		defer close(w.steps)
 		defer close(w.tasks)
+		defer close(w.dirs)
 		close(root.ready)
 		if w.emit(root) {
 			w.scan(root, w.cfg.Exclude, 1)
@@ -129,6 +129,18 @@ func New(ctx context.Context, path string, cfg Config) (*Walk, error) {
 		}
 	}()
 	return w, nil
+}
+
+// work gathers what comes.
+func (w *Walk) work(tasks <-chan *entry) {
+	for e := range tasks {
+		if w.ctx.Err() == nil {
+			e.gather()
+		} else {
+			e.parent.release()
+		}
+		close(e.ready)
+	}
 }
 
 // Close ends the walk. Files that Next has given can still be used.
@@ -206,8 +218,12 @@ func (w *Walk) scan(d *entry, patterns []Pattern, depth int) bool {
 		for next < len(names) && len(queue) < aheadInDir && dirs < aheadDirs {
 			e := d.child(names[next], patterns)
 			next++
+			tasks := w.tasks
+			if e.maybeDir {
+				tasks = w.dirs
+			}
 			select {
-			case w.tasks <- e:
+			case tasks <- e:
 			case <-w.ctx.Done():
 				e.parent.release()
 				close(e.ready)
