@@ -79,7 +79,9 @@ type conn struct {
 	snaps    map[ref.Snapshot]*snapshot
 
 	ready       []*request // whose turn it is to send
-	speculative []*request // the same; served when ready is empty and nothing is demanded
+	lifted      []*request // the same; of those that were speculative, and behind ready: see turnLocked
+	speculative []*request // the same; served when those are empty and nothing is demanded
+	passed      int        // packets that have overtaken lifted ones, less those that these sent since
 	demanded    int        // requests for chunks, not speculative, that are not answered whole
 
 	farewell     []byte // the last packet: an Error that says why the connection ends

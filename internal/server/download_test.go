@@ -258,6 +258,51 @@ func TestPrioritiesOnTheWire(t *testing.T) {
 	})
 }
 
+// TestLiftedGiveWay: a chunk that is demanded from the start goes before those of
+// requests that were speculative, which get their turn all the same.
+func TestLiftedGiveWay(t *testing.T) {
+	s := newStore(t)
+	p := connect(t, Config{Store: s})
+	big, small := put(t, s, random(4<<20, 1)), put(t, s, random(1<<20, 2))
+	repeat := func(d index.Digest, n int) (list []byte) {
+		for range n {
+			list = append(list, d[:]...)
+		}
+		return list
+	}
+	for id := range uint8(2) {
+		p.send(id, wire.TypeDownloadBlobs, repeat(big, 8), []byte{1})
+		p.send(id, wire.TypeCancel, []byte{1})
+	}
+	p.settle()
+	p.send(9, wire.TypeDownloadBlobs, small[:])
+	p.settle()
+	arrived := p.inNetwork()
+	if before := p.before(9); before > arrived+512<<10 {
+		t.Errorf("%d bytes before the chunk, of which %d were in the network", before, arrived)
+	}
+	if q := p.while(9, func() { p.blob(9, small) }); q > 0 {
+		t.Errorf("%d bytes of others between its parts", q)
+	}
+	const n = 24
+	p.send(9, wire.TypeDownloadBlobs, repeat(small, n))
+	p.before(9)
+	q := p.while(9, func() {
+		for range n {
+			p.blob(9, small)
+		}
+	})
+	if q < (n-6)<<20 {
+		t.Errorf("beside %d MiB of one that demands more and more, %d bytes of others were sent", n, q)
+	}
+	for id := range uint8(2) {
+		for range 8 {
+			p.blob(id, big)
+		}
+	}
+	p.expectSilence()
+}
+
 // TestTurns: who has an answer gets a packet each in turn.
 func TestTurns(t *testing.T) {
 	s := newStore(t)

@@ -11,22 +11,31 @@ import (
 // write: many Oks cost one system call.
 const smallAnswers = 16 << 10
 
+// overtake is how many packets of chunks that were demanded from the start may
+// overtake chunks that were asked for as speculation: a chunk of 4 MiB and some.
+const overtake = 20
+
 // queueLocked puts the request into the queue that it belongs to, at the end. A
 // speculative one whose answer is an Error is not worth less than others.
 func (r *request) queueLocked() {
 	c := r.c
 	if r.ready {
-		if i := slices.Index(c.speculative, r); i >= 0 && r.final {
-			c.speculative = slices.Delete(c.speculative, i, i+1)
-			c.ready = append(c.ready, r)
-			c.wakeWriter()
+		for _, queue := range []*[]*request{&c.speculative, &c.lifted} {
+			if i := slices.Index(*queue, r); i >= 0 && r.final {
+				*queue = slices.Delete(*queue, i, i+1)
+				c.ready = append(c.ready, r)
+				c.wakeWriter()
+			}
 		}
 		return
 	}
 	r.ready = true
-	if r.spec && !r.final {
+	switch {
+	case r.spec && !r.final:
 		c.speculative = append(c.speculative, r)
-	} else {
+	case r.lifted && !r.final:
+		c.lifted = append(c.lifted, r)
+	default:
 		c.ready = append(c.ready, r)
 	}
 	c.wakeWriter()
@@ -56,10 +65,10 @@ func (r *request) demand() {
 	}
 	if i := slices.Index(c.speculative, r); i >= 0 {
 		c.speculative = slices.Delete(c.speculative, i, i+1)
-		c.ready = append(c.ready, r)
+		c.lifted = append(c.lifted, r)
 		c.wakeWriter()
 	}
-	r.fetch, r.spec = true, false
+	r.fetch, r.spec, r.lifted = true, false, r.spec
 	c.demanded++
 }
 
@@ -110,7 +119,7 @@ func (c *conn) pending() pending {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.farewell != nil, len(c.ready) > 0, len(c.speculative) > 0 && c.demanded == 0:
+	case c.farewell != nil, c.turnLocked() != nil:
 		return something
 	case c.farewellSent, c.draining && c.inFlight == 0:
 		return over
@@ -167,6 +176,21 @@ func (c *conn) writeNext(k *sink) error {
 	return err
 }
 
+// turnLocked returns the queue whose turn it is, or nil. Who reads here and there
+// goes before who reads on and on, since that one is waited for all the time where
+// the network is the limit; and then they go in turn.
+func (c *conn) turnLocked() *[]*request {
+	switch {
+	case len(c.ready) > 0 && (len(c.lifted) == 0 || c.passed < overtake):
+		return &c.ready
+	case len(c.lifted) > 0:
+		return &c.lifted
+	case len(c.speculative) > 0 && c.demanded == 0:
+		return &c.speculative
+	}
+	return nil
+}
+
 // takeLocked takes ready packets of as many requests as have any, in turn, up to
 // a bound, or the source whose turn it is.
 func (c *conn) takeLocked() (packets []byte, r *request, src source) {
@@ -179,15 +203,13 @@ func (c *conn) takeLocked() (packets []byte, r *request, src source) {
 	if c.farewell != nil {
 		packets = append(packets, c.farewell...)
 		c.farewell, c.farewellSent = nil, true
-		c.ready, c.speculative = nil, nil
+		c.ready, c.lifted, c.speculative = nil, nil, nil
 		return packets, nil, nil
 	}
 	for len(packets) < smallAnswers {
-		queue := &c.ready
-		if len(*queue) == 0 {
-			if queue = &c.speculative; len(*queue) == 0 || c.demanded > 0 {
-				break
-			}
+		queue := c.turnLocked()
+		if queue == nil {
+			break
 		}
 		r := (*queue)[0]
 		if len(r.packets) == 0 && len(packets) > 0 && r.src != nil {
@@ -206,6 +228,12 @@ func (c *conn) takeLocked() (packets []byte, r *request, src source) {
 			}
 		case r.src != nil:
 			r.sending = true
+			switch {
+			case r.lifted:
+				c.passed = max(0, c.passed-1)
+			case r.fetch && !r.spec && len(c.lifted) > 0:
+				c.passed++
+			}
 			return nil, r, r.src
 		}
 	}

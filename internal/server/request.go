@@ -30,6 +30,7 @@ type request struct {
 	ready   bool   // in one of the writer's queues
 	fetch   bool   // it asks for chunks
 	spec    bool   // and is speculative
+	lifted  bool   // and was so, until somebody waited
 	begun   time.Time
 	stray   bool // it is not among ids: an Error about a packet that asks for nothing
 }
