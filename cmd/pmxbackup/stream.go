@@ -41,25 +41,26 @@ func (s *stream) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 
 // WillNeed implements archive.Hinter: the chunk that a file begins in is fetched,
 // unless enough are on their way.
-func (s *stream) WillNeed(off, _ int64) {
+func (s *stream) WillNeed(off, _ int64) bool {
 	if off < 0 || off >= s.size {
-		return
+		return true
 	}
 	i := int64(s.x.Find(uint64(off))) + 1
 	if s.last.Swap(i) == i {
-		return
+		return true
 	}
 	select {
 	case s.hinting <- struct{}{}:
 	default:
 		s.last.Store(0)
-		return
+		return false
 	}
 	s.tasks.Go(func() {
 		defer func() { <-s.hinting }()
 		var b [1]byte
 		s.hints.ReadAt(s.ctx, b[:], off) // an error comes again
 	})
+	return true
 }
 
 // AllZeros implements restore.Zeroing: chunks of zeros have a digest that is

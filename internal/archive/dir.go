@@ -13,8 +13,9 @@ import (
 // what is below them; in a deep tree all of that together would be much.
 const fewDirs = 64
 
-// hintAhead is how many entries ahead a stream hears what will be read.
-const hintAhead = 32
+// hintAhead is how many entries ahead a stream hears what will be read: several
+// chunks, if each entry is a directory with a thousand files.
+const hintAhead = 256
 
 // A Dir walks the entries of a directory in the order of the archive, which is
 // that of the names' bytes in archives as they should be. One goroutine at a
@@ -319,7 +320,9 @@ func (d *Dir) advise() {
 	d.hinted = max(d.hinted, d.next)
 	for ; d.hinted < min(d.next+hintAhead, len(d.starts)); d.hinted++ {
 		if s := d.starts[d.hinted]; s >= d.hintedTo && d.p.w.holds(s, 1) == nil {
-			h.WillNeed(s, minAhead)
+			if !h.WillNeed(s, minAhead) {
+				break
+			}
 			d.hintedTo = s + maxAhead
 		}
 	}

@@ -16,9 +16,10 @@ type ReaderAt interface {
 }
 
 // A Hinter is a ReaderAt that wants to hear what will probably be read soon, so
-// that it can fetch it meanwhile. WillNeed returns at once.
+// that it can fetch it meanwhile. WillNeed returns at once: false if too much is
+// on its way already for it to take note.
 type Hinter interface {
-	WillNeed(off, n int64)
+	WillNeed(off, n int64) bool
 }
 
 // A Stream is a stream of a known size.

@@ -54,23 +54,23 @@ func (s *stream) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 
 // WillNeed implements archive.Hinter. It has the chunk fetched that holds what
 // will be needed, unless many are on their way already.
-func (s *stream) WillNeed(off, n int64) {
+func (s *stream) WillNeed(off, n int64) bool {
 	if off < 0 || off >= s.size() {
-		return
+		return true
 	}
 	i := int64(s.content.index.Find(uint64(off))) + 1
 	if s.hinted.Swap(i) == i {
-		return
+		return true
 	}
 	var b [1]byte
 	if _, ok := s.hints.TryReadAt(b[:], off); ok {
-		return
+		return true
 	}
 	select {
 	case s.hinting <- struct{}{}:
 	default:
 		s.hinted.Store(0)
-		return
+		return false
 	}
 	// The archive must stay open as long.
 	c := s.content
@@ -81,6 +81,7 @@ func (s *stream) WillNeed(off, n int64) {
 		var b [1]byte
 		s.hints.ReadAt(s.t.env.ctx, b[:], off) // an error is met again by who needs it
 	})
+	return true
 }
 
 // zeros returns how many bytes of a range lie in chunks that are known to hold
