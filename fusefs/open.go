@@ -93,6 +93,7 @@ func (s *Server) openDir(r *fuse.OpenRequest, n node) {
 		r.RespondError(enotdir)
 		return
 	}
+	s.scopes.note(r.Pid, n.Node, true)
 	var flags fuse.OpenResponseFlags
 	if n.immutable {
 		flags = fuse.OpenKeepCache

@@ -66,6 +66,7 @@ type Server struct {
 	bufs    sync.Pool // *[maxRead]byte
 	lookers lookers
 	lead    lead
+	scopes  scopes
 	push    pusher
 	fills   fills
 	stale   stale
@@ -96,6 +97,7 @@ func New(conn *fuse.Conn, cfg Config) (*Server, error) {
 	s.handles.init()
 	s.waiting.init(cfg.InterruptAfter)
 	s.lookers.init()
+	s.scopes.init()
 	s.push.init()
 	s.fills.init(cfg.memory)
 	s.stale.init()

@@ -66,14 +66,19 @@ func (s *Server) xattrs(r fuse.Request, id fuse.NodeID) tree.Xattrs {
 		r.RespondError(syscall.ESTALE)
 		return nil
 	}
+	alone := s.scopes.note(r.Hdr().Pid, n.Node, false)
 	if x, ok := n.Node.(tree.Xattrs); ok && x.HasXattrs() {
 		return x
 	}
 	switch r := r.(type) {
 	case *fuse.ListxattrRequest:
 		r.Respond(&fuse.ListxattrResponse{})
-	default:
-		r.RespondError(syscall.ENODATA)
+	case *fuse.GetxattrRequest:
+		if scoped, ok := n.Node.(tree.Scoped); ok && alone && scoped.ScopeLacks(r.Name) {
+			r.RespondError(syscall.EOPNOTSUPP)
+		} else {
+			r.RespondError(syscall.ENODATA)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"iter"
@@ -37,6 +38,24 @@ const maxLinks = 16 << 20
 type Links struct {
 	keys []int64 // sorted
 	more []uint32
+
+	// What was met besides, if all of the archive was read.
+	whole        bool
+	labels, acls bool
+}
+
+// Lacks reports whether it is known that no entry of the archive has the extended
+// attribute of that name, one of those that ls asks every file for:
+// "security.selinux", "system.posix_acl_access" and "system.posix_acl_default". Of
+// others it is not known. A nil Links knows nothing.
+func (l *Links) Lacks(name string) bool {
+	switch {
+	case l == nil || !l.whole:
+		return false
+	case name == "security.selinux":
+		return !l.labels
+	}
+	return !l.acls && (name == XattrACLAccess || name == XattrACLDefault)
 }
 
 // Nlink returns the number of names of the file at r: 1 if no hard link leads
@@ -68,8 +87,9 @@ func (a *Archive) CountLinks(ctx context.Context) (*Links, error) {
 	p := a.parser()
 	defer a.release(p)
 	var keys []int64
-	name := int64(0)
-	for q := a.root.Pos; q < a.meta.Size; {
+	var met Links
+	name, q := int64(0), a.root.Pos
+	for q < a.meta.Size {
 		k, size, err := p.header(ctx, &p.w, q, a.meta.Size)
 		if err != nil || k == kindUnknown {
 			if err := only(ctx, err); err != nil {
@@ -97,11 +117,30 @@ func (a *Archive) CountLinks(ctx context.Context) (*Links, error) {
 				}
 				keys = append(keys, name-int64(back))
 			}
+		case kindXattr:
+			b, err := p.w.at(ctx, q+headerSize, int(min(size-headerSize, attrPrefix)))
+			if err != nil {
+				if err := only(ctx, err); err != nil {
+					return nil, err
+				}
+				break
+			}
+			met.labels = met.labels || bytes.HasPrefix(b, []byte("security.selinux"))
+			met.acls = met.acls || bytes.HasPrefix(b, []byte("system."))
+		case kindSELinux:
+			met.labels = true
+		case kindACLUser, kindACLGroup, kindACLGroupObj, kindACLDefault, kindACLDefaultUser, kindACLDefaultGroup:
+			met.acls = true
 		}
 		q += size
 	}
-	return newLinks(keys), nil
+	l := newLinks(keys)
+	l.whole, l.labels, l.acls = q == a.meta.Size, met.labels, met.acls
+	return l, nil
 }
+
+// attrPrefix is how much of an extended attribute is looked at for its name, in bytes.
+const attrPrefix = 16
 
 // CountLinksOf counts those hard links that the paths from the root name, as a
 // catalog knows them; what is not there or no hard link is passed over. It costs

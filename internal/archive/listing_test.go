@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"pmxfs/internal/archive/acl"
 	"pmxfs/internal/fault"
 )
 
@@ -447,5 +448,46 @@ func TestCountLinks(t *testing.T) {
 	}
 	if (*Links)(nil).Nlink(Ref{}) != 1 {
 		t.Error("nothing counted is not one")
+	}
+}
+
+func TestLacks(t *testing.T) {
+	names := []string{"security.selinux", XattrACLAccess, XattrACLDefault}
+	for what, c := range map[string]struct {
+		change func(n *Node)
+		lacks  [3]bool
+	}{
+		"nothing": {func(*Node) {}, [3]bool{true, true, true}},
+		"another": {func(n *Node) { n.Xattrs = []Xattr{{"user.selinux", []byte("x")}} }, [3]bool{true, true, true}},
+		"a label": {func(n *Node) { n.Xattrs = []Xattr{{"security.selinux", []byte("x")}} }, [3]bool{false, true, true}},
+		"an ACL": {func(n *Node) {
+			n.Xattrs = []Xattr{{XattrACLAccess, acl.ACL{ace(acl.UserObj, 7, 0), ace(acl.User, 5, 1000), ace(acl.GroupObj, 4, 0), ace(acl.Mask, 6, 0), ace(acl.Other, 1, 0)}.Append(nil)}}
+		}, [3]bool{true, false, false}},
+	} {
+		for _, f := range []Format{PXAR1, PXAR2, CATAR} {
+			n := file("f", "x")
+			c.change(&n.Node)
+			m, p, _ := write(t, f, dir("", dir("d", n), file("z", "")), Config{})
+			l, err := open(t, m, p).CountLinks(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, name := range names {
+				if want := c.lacks[i] && f != CATAR; l.Lacks(name) != want {
+					t.Errorf("%v with %s: lacks %s %v, want %v", f, what, name, l.Lacks(name), want)
+				}
+			}
+			if l.Lacks("user.a") {
+				t.Errorf("%v with %s: it lacks what was not looked for", f, what)
+			}
+		}
+	}
+	// What is cut short is not known whole.
+	m, p, _ := write(t, PXAR2, dir("", file("a", "x")), Config{})
+	if l, err := open(t, m[:len(m)-1], p).CountLinks(t.Context()); err != nil || l.Lacks(names[0]) {
+		t.Errorf("cut short: %v, %v", l, err)
+	}
+	if (*Links)(nil).Lacks(names[0]) {
+		t.Error("nothing read, and something known")
 	}
 }

@@ -36,6 +36,17 @@ func (n *archiveNode) attr() Attr {
 // HasXattrs implements Xattrs.
 func (n *archiveNode) HasXattrs() bool { return n.attrs }
 
+// Scope implements Scoped.
+func (n *archiveNode) Scope() uint64 {
+	if r := n.x.root.get(); r != nil {
+		return r.ino(0)
+	}
+	return 0
+}
+
+// ScopeLacks implements Scoped.
+func (n *archiveNode) ScopeLacks(xattr string) bool { return n.x.links.get().Lacks(xattr) }
+
 // Xattr implements Xattrs.
 func (n *archiveNode) Xattr(ctx context.Context, name string) ([]byte, error) {
 	all, err := n.xattrs(ctx)

@@ -184,6 +184,18 @@ type Xattrs interface {
 	ListXattr(ctx context.Context) ([]string, error)
 }
 
+// Scoped is implemented by nodes that are part of something, an archive, of which
+// it may be known that nothing in it has some extended attribute.
+type Scoped interface {
+	// Scope tells what the node is part of from everything else in the tree; it is
+	// 0 where that is not known.
+	Scope() uint64
+
+	// ScopeLacks reports, without waiting, whether it is known that no node of
+	// the same scope has the extended attribute.
+	ScopeLacks(xattr string) bool
+}
+
 // A Space is the room in the store, in bytes.
 type Space struct {
 	Total, Used, Free uint64
