@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -33,6 +34,7 @@ var readers = map[string]func(args []string) error{
 	"interrupted": readInterrupted,
 	"rate":        readRate,
 	"iops":        readIOPS,
+	"xattrs":      readXattrs,
 }
 
 func TestMain(m *testing.M) {
@@ -273,4 +275,22 @@ func readIOPS(args []string) error {
 	}
 	fmt.Printf("%.0f\n", float64(total)/time.Since(start).Seconds())
 	return err
+}
+
+// readXattrs lists directories below one, and asks for attributes (path=name), in
+// one thread. It prints how the last of that ended.
+func readXattrs(args []string) error {
+	runtime.LockOSThread()
+	var err error
+	for _, step := range args[1:] {
+		path, name, ask := strings.Cut(step, "=")
+		path = filepath.Join(args[0], path)
+		if ask {
+			_, err = unix.Lgetxattr(path, name, nil)
+		} else {
+			_, err = os.ReadDir(path)
+		}
+	}
+	fmt.Print(err)
+	return nil
 }

@@ -25,8 +25,8 @@ import (
 const (
 	// soon is how long the next request is looked for.
 	soon = 100 * time.Microsecond
-	// bulkRead is the size of a READ, in bytes, after which nothing is looked for:
-	// who reads so much is not waiting for the reply alone.
+	// bulkRead is the size of a READ, in bytes, for which the lead is given away,
+	// and after which nothing is looked for.
 	bulkRead = 64 << 10
 	// longAnswer is how often it is looked whether an answer takes long.
 	longAnswer = 5 * time.Millisecond
@@ -50,7 +50,7 @@ type lead struct {
 }
 
 func (l *lead) init(readers int, shared bool) {
-	l.shared, l.look = shared, runtime.NumCPU() > 1
+	l.shared, l.look = shared, min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) > 1
 	l.free, l.woken = make(chan struct{}, readers), make(chan struct{}, 1)
 	l.free <- struct{}{}
 	if shared {
@@ -92,10 +92,15 @@ func (s *Server) next() (fuse.Request, error) {
 	}
 	req, err := s.conn.ReadRequest()
 	l.near = time.Since(began) < soon
-	if r, ok := req.(*fuse.ReadRequest); ok && !r.Dir && r.Size >= bulkRead {
-		l.near = false
-	}
+	l.near = l.near && !bulk(req)
 	return req, err
+}
+
+// bulk reports whether a request asks for much of a file: the answer takes a
+// while, and those who ask so do it several at a time.
+func bulk(req fuse.Request) bool {
+	r, ok := req.(*fuse.ReadRequest)
+	return ok && !r.Dir && r.Size >= bulkRead
 }
 
 // serveLeading answers a request, and reports whether the caller still leads.
@@ -106,7 +111,7 @@ func (s *Server) serveLeading(req fuse.Request) bool {
 		return true
 	}
 	turn := l.begin()
-	if s.device.ready() {
+	if bulk(req) || s.device.ready() {
 		l.give(turn)
 	}
 	s.serve(req)

@@ -14,8 +14,8 @@ import (
 // is to do. It stops asking about a whole file system once one of its files says
 // that it does not support them. Where nothing in an archive has such an attribute
 // its files say so, but only to a thread that could not be misled about others: one
-// that has opened a directory, by when ls has looked at all that it was given by
-// name, and that has opened, and asked for attributes, nothing outside.
+// that has asked for attributes, opened a directory after that, by when ls has
+// looked at all that it was given by name, and done neither anywhere else.
 
 const (
 	// scopesKept is how many threads are known, and scopeTime for how long after
@@ -32,7 +32,8 @@ type scopes struct {
 
 type threadScope struct {
 	scope  uint64
-	listed bool // it has opened a directory of it
+	asked  bool // it has asked for an attribute
+	listed bool // it has opened a directory since
 	mixed  bool // it has to do with more than that
 	last   time.Time
 }
@@ -66,6 +67,7 @@ func (s *scopes) note(thread uint32, n tree.Node, lists bool) bool {
 	}
 	t.last = now
 	t.mixed = t.mixed || t.scope != scope
-	t.listed = t.listed || lists
+	t.asked = t.asked || !lists
+	t.listed = t.listed || lists && t.asked
 	return t.listed && !t.mixed
 }

@@ -123,6 +123,7 @@ func (a *Archive) CountLinks(ctx context.Context) (*Links, error) {
 				if err := only(ctx, err); err != nil {
 					return nil, err
 				}
+				met.labels, met.acls = true, true // for all that is known
 				break
 			}
 			met.labels = met.labels || bytes.HasPrefix(b, []byte("security.selinux"))

@@ -11,8 +11,8 @@ import (
 // write: many Oks cost one system call.
 const smallAnswers = 16 << 10
 
-// overtake is how many packets of chunks that were demanded from the start may
-// overtake chunks that were asked for as speculation: a chunk of 4 MiB and some.
+// overtake is how many packets of what was demanded from the start may overtake
+// chunks that were asked for as speculation: those of a chunk of 4 MiB, and some.
 const overtake = 20
 
 // queueLocked puts the request into the queue that it belongs to, at the end. A
@@ -231,7 +231,7 @@ func (c *conn) takeLocked() (packets []byte, r *request, src source) {
 			switch {
 			case r.lifted:
 				c.passed = max(0, c.passed-1)
-			case r.fetch && !r.spec && len(c.lifted) > 0:
+			case len(c.lifted) > 0:
 				c.passed++
 			}
 			return nil, r, r.src

@@ -122,13 +122,8 @@ func (d *groupDir) Lookup(ctx context.Context, name string) (Node, error) {
 	}
 	l := d.t.lists.snapshots(d.group)
 	if sec, err := ref.ParseTime(name); err == nil {
-		if _, known, _ := l.peek(); !known && d.t.store.TellsState() {
-			// One snapshot of ten thousand is found before all are listed.
-			s := ref.Snapshot{Group: d.group, Time: sec}
-			l.renew()
-			if s.Check() == nil && d.t.lists.seenClosed(ctx, s) {
-				return d.snapshot(sec, true), nil
-			}
+		if _, known, _ := l.peek(); !known && d.t.store.TellsState() && d.foundAlone(ctx, sec) {
+			return d.snapshot(sec, true), nil
 		}
 	}
 	s, err := l.get(ctx)
@@ -136,6 +131,31 @@ func (d *groupDir) Lookup(ctx context.Context, name string) (Node, error) {
 		return nil, err
 	}
 	return d.in(s, name)
+}
+
+// foundAlone asks for a snapshot by itself and for the list of all at the same
+// time: one of ten thousand is there sooner. It reports whether the snapshot was
+// found, and closed, before there was the list.
+func (d *groupDir) foundAlone(ctx context.Context, sec int64) bool {
+	snap := ref.Snapshot{Group: d.group, Time: sec}
+	if snap.Check() != nil {
+		return false
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	found, listed := make(chan bool, 1), make(chan struct{})
+	d.t.env.tasks.Go(func() { found <- d.t.lists.seenClosed(ctx, snap) })
+	d.t.env.tasks.Go(func() {
+		if _, err := d.t.lists.snapshots(d.group).get(ctx); err == nil {
+			close(listed)
+		}
+	})
+	select {
+	case ok := <-found:
+		return ok
+	case <-listed:
+		return false
+	}
 }
 
 // in returns the entry of that name as s has it.

@@ -209,17 +209,23 @@ func (l *lists) manifest(s ref.Snapshot, closed bool) *list[*manifest.Manifest] 
 }
 
 // forget drops what is kept of the snapshots of g that now are no more: another
-// backup may take their name. It returns the times of those whose files were known.
+// backup may take, or has taken, their name. It returns the times of those whose
+// files were asked for.
 func (l *lists) forget(g ref.Group, now *snapshots) (times []int64) {
+	taken := map[int64]bool{} // those that were closed, and are open now
 	gone := func(s ref.Snapshot) bool {
 		if s.Group != g {
 			return false
 		}
 		_, ok := now.find(s.Time)
-		return !ok
+		return !ok || taken[s.Time]
 	}
 	l.mu.Lock()
 	for _, s := range l.snaps.Keys() {
+		if e, ok := l.snaps.Peek(s); ok && s.Group == g {
+			open, _ := now.find(s.Time)
+			taken[s.Time] = open && e.closed.Load()
+		}
 		if gone(s) {
 			l.snaps.Remove(s)
 			times = append(times, s.Time)

@@ -615,3 +615,26 @@ func TestASnapshotIsFoundBeforeAllAreListed(t *testing.T) {
 		t.Errorf("a snapshot that was removed: %v", err)
 	}
 }
+
+// TestANameTakenBeforeTheFirstList: a snapshot that was found by itself, and then
+// removed and begun anew, has its new files once its group is listed.
+func TestANameTakenBeforeTheFirstList(t *testing.T) {
+	s := smallStore(t)
+	s.state = true
+	s.setErr("vm/100", errors.New("all snapshots of the group"))
+	tree, clock := newTestTree(t, s)
+	names(t, mustWalk(t, tree, "vm", "100", stamp1))
+	x := snap(t, "vm/100/"+stamp1)
+	s.mu.Lock()
+	s.snaps[x.Group] = slices.DeleteFunc(s.snaps[x.Group], func(i SnapshotInfo) bool { return i.Time == x.Time })
+	delete(s.files, x)
+	s.mu.Unlock()
+	s.addBlob(s.add(t, "vm/100/"+stamp1, true), "other.conf.blob", []byte("x"))
+	s.setErr("vm/100", nil)
+	clock.advance(Fresh + 1)
+	names(t, mustWalk(t, tree, "vm", "100"))
+	tree.settle()
+	if got := names(t, mustWalk(t, tree, "vm", "100", stamp1)); !slices.Equal(got, []string{"other.conf"}) {
+		t.Errorf("%v", got)
+	}
+}

@@ -68,6 +68,10 @@ func (s *offline) Files(ctx context.Context, snap ref.Snapshot) ([]FileInfo, boo
 	return l.Files, l.Closed, err
 }
 
+// TellsState is false while the store is known to be away: what was kept of a
+// group is then at hand sooner than an answer about one snapshot.
+func (s *offline) TellsState() bool { return !s.isDown() && s.Store.TellsState() }
+
 // ReadFile keeps whole files, and reads parts of them out of what it has where
 // the store cannot tell.
 func (s *offline) ReadFile(ctx context.Context, snap ref.Snapshot, stored string, off, n int64) ([]byte, error) {

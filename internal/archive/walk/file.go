@@ -42,7 +42,8 @@ func (w *Walk) newFile(e *entry, fd int, st *unix.Stat_t) *file {
 		f.fd, f.data = -1, []byte{}
 		return f
 	}
-	if w.cfg.Prefetch && st.Size <= prefetchMax && w.first(st) {
+	ahead := w.cfg.Prefetch && w.first(st)
+	if ahead && st.Size <= prefetchMax {
 		select {
 		case f.buf = <-w.buffers:
 			if f.buf == nil {
@@ -61,19 +62,28 @@ func (w *Walk) newFile(e *entry, fd int, st *unix.Stat_t) *file {
 	}
 	select {
 	case w.files <- struct{}{}:
-		if n := min(st.Size, adviseMax); w.cfg.Prefetch && w.first(st) {
-			if w.advised.Add(n) <= adviseAll {
-				unix.Fadvise(fd, 0, n, unix.FADV_WILLNEED)
-				f.advised = n
-			} else {
-				w.advised.Add(-n)
-			}
+		if ahead {
+			f.advise()
 		}
 	default: // enough are open
 		unix.Close(fd)
 		f.fd, f.parent = -1, e.parent.retain()
 	}
 	return f
+}
+
+// advise has the kernel read the beginning of the open file, unless it reads
+// enough already.
+func (f *file) advise() {
+	n := min(f.st.Size, adviseMax)
+	if f.w.advised.Add(n) > adviseAll {
+		f.w.advised.Add(-n)
+		return
+	}
+	f.advised = n
+	for off := int64(0); off < n; off += adviseStep {
+		unix.Fadvise(f.fd, off, min(adviseStep, n-off), unix.FADV_WILLNEED)
+	}
 }
 
 // first reports whether no other name of the file was met. Which of the names

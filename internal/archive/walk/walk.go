@@ -19,11 +19,12 @@ import (
 const (
 	aheadSteps  = 256       // steps that are ready, or being made so
 	aheadInDir  = 32        // of the entries of one directory
-	aheadDirs   = 8         // of these, directories, whose names are held
+	aheadDirs   = 2         // of these, directories, whose names are held
 	openFiles   = 128       // files kept open for reading
 	prefetchMax = 128 << 10 // bytes of a file whose content is read ahead
 	prefetchAll = 128       // of such files
-	adviseMax   = 16 << 20  // bytes of another that the kernel is told to read ahead
+	adviseStep  = 1 << 20   // bytes of another that the kernel is told to read ahead; of more, it takes no note
+	adviseMax   = 8 << 20   // in so many steps
 	adviseAll   = 64 << 20  // and of all of them
 	maxNesting  = 2000      // directories in one another; a path has 4096 bytes
 	excludeFile = ".pxarexclude"
