@@ -88,7 +88,22 @@ func pagesTaken(t *testing.T) (n int64) {
 
 // Random reads earn a file the rest of it in the page cache, byte for byte, and
 // no byte more than it has.
+//
+// The kernel may take pages back at any time, and does not always count it (DAMON's
+// proactive pageout is in no counter): what it has to read again three times in a
+// row it was not given.
 func TestFill(t *testing.T) {
+	var reads int64
+	for range 3 {
+		if reads = testFill(t); reads == 0 {
+			return
+		}
+		t.Logf("%d READs of a file that the kernel was given all of", reads)
+	}
+	t.Errorf("%d READs of a file that the kernel has all of", reads)
+}
+
+func testFill(t *testing.T) (reads int64) {
 	f := newFillFile(40)
 	taken := pagesTaken(t)
 	m := mountTree(t, Config{Root: newDir(1, child{"f", f})}, MountOptions{})
@@ -107,9 +122,7 @@ func TestFill(t *testing.T) {
 	if pagesTaken(t) != taken {
 		t.Skip("the system has taken pages back meanwhile")
 	}
-	if n := f.reads.Load() - before; n != 0 {
-		t.Errorf("%d READs of a file that the kernel has all of", n)
-	}
+	reads = f.reads.Load() - before
 	s := m.Stats()
 	// A chunk that is being filled when it is read may be stored twice.
 	if n := s.Fills + s.Pushes; n < 41 || n > 41+fillAfter+2 || s.Fills < 41-fillAfter-2 || s.PushErrors != 0 {
@@ -118,6 +131,7 @@ func TestFill(t *testing.T) {
 	if size := m.run(`stat -c %s $M/f`); size != "41955385" {
 		t.Errorf("the file has become %s bytes long", size)
 	}
+	return reads
 }
 
 // Who looks at a few places gets these and no more, and nobody gets anything
