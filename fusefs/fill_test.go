@@ -122,7 +122,9 @@ func testFill(t *testing.T) (reads int64) {
 	if pagesTaken(t) != taken {
 		t.Skip("the system has taken pages back meanwhile")
 	}
-	reads = f.reads.Load() - before
+	if reads = f.reads.Load() - before; reads > 0 {
+		return reads // which were pushed again, so that there is nothing to count
+	}
 	s := m.Stats()
 	// A chunk that is being filled when it is read may be stored twice.
 	if n := s.Fills + s.Pushes; n < 41 || n > 41+fillAfter+2 || s.Fills < 41-fillAfter-2 || s.PushErrors != 0 {
