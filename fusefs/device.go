@@ -70,6 +70,14 @@ func (d *device) send(head, data []byte) error {
 	return nil
 }
 
+// ready reports whether there is a request to be read, or the end.
+func (d *device) ready() bool {
+	p := unix.PollFd{Fd: int32(d.fd), Events: unix.POLLIN}
+	var now unix.Timespec
+	n, _, _ := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	return n != 0
+}
+
 // sendRead answers a READ with data.
 func (s *Server) sendRead(r *fuse.ReadRequest, data []byte) {
 	if s.device.fd < 0 {

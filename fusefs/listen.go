@@ -3,12 +3,9 @@ package fusefs
 import (
 	"runtime"
 	"sync/atomic"
-	"syscall"
 	"time"
-	"unsafe"
 
 	"bazil.org/fuse"
-	"golang.org/x/sys/unix"
 )
 
 // Of the goroutines that read requests one has the lead: it alone listens, and
@@ -17,7 +14,7 @@ import (
 //
 // Requests mostly come one after another, the next one as soon as the last one is
 // answered, and what they cost is then not the answer but two threads that wake
-// each other up, which takes some 20 us a time in a virtual machine. So who leads
+// each other up, which takes tens of microseconds in a virtual machine. So who leads
 // looks for the next one for a moment before it goes to sleep, if the last one
 // came within such a moment. The others must not listen meanwhile, since
 // the kernel would wake one of them.
@@ -91,8 +88,7 @@ func (s *Server) next() (fuse.Request, error) {
 		}
 	}
 	req, err := s.conn.ReadRequest()
-	l.near = time.Since(began) < soon
-	l.near = l.near && !bulk(req)
+	l.near = time.Since(began) < soon && !bulk(req)
 	return req, err
 }
 
@@ -157,12 +153,4 @@ func (s *Server) overtake() {
 		tick.Reset(longAnswer)
 		idle = 0
 	}
-}
-
-// ready reports whether there is a request to be read, or the end.
-func (d *device) ready() bool {
-	p := unix.PollFd{Fd: int32(d.fd), Events: unix.POLLIN}
-	var now unix.Timespec
-	n, _, _ := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
-	return n != 0
 }

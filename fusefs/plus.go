@@ -48,11 +48,16 @@ type lookers struct {
 }
 
 func (l *lookers) init() {
-	c, err := lru.New[uint32, *atomic.Uint32](lookersKept)
+	l.counts = newThreads[*atomic.Uint32](lookersKept)
+}
+
+// newThreads returns what is known of the last n threads.
+func newThreads[T any](n int) *lru.Cache[uint32, T] {
+	c, err := lru.New[uint32, T](n)
 	if err != nil {
 		panic("fusefs: " + err.Error()) // only for a size below 1
 	}
-	l.counts = c
+	return c
 }
 
 // count counts a file that was looked up. Directories do not count: whoever

@@ -38,13 +38,7 @@ type threadScope struct {
 	last   time.Time
 }
 
-func (s *scopes) init() {
-	c, err := lru.New[uint32, *threadScope](scopesKept)
-	if err != nil {
-		panic("fusefs: " + err.Error()) // only for a size below 1
-	}
-	s.threads = c
-}
+func (s *scopes) init() { s.threads = newThreads[*threadScope](scopesKept) }
 
 // note takes note that a thread opens a directory (lists), or else asks a node for
 // an attribute. It reports whether the thread lists, and has to do with nothing

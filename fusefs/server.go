@@ -113,6 +113,8 @@ func New(conn *fuse.Conn, cfg Config) (*Server, error) {
 // All of the server's goroutines have ended and all handles are closed when it
 // returns. It is called once.
 func (s *Server) Serve() error {
+	// One listens and the others answer: as many as there are cores, for what is
+	// answered here needs no waiting.
 	readers := min(max(runtime.NumCPU(), 2), 4)
 	s.lead.init(readers, s.device.fd < 0)
 	errs := make(chan error, readers)

@@ -73,10 +73,11 @@ func (l *Links) Nlink(r Ref) uint32 {
 // MemBytes returns the bytes of memory that it takes.
 func (l *Links) MemBytes() int64 { return 12*int64(cap(l.keys)) + 64 }
 
-// CountLinks reads the whole stream of metadata, record by record, and counts
-// hard links. In formats of one stream that means a small read for each payload
-// that is passed over. What cannot be read, and what lies behind it, is not
-// counted. A catar has no hard links, and is not read.
+// CountLinks reads the whole stream of metadata, record by record, counts hard
+// links, and notes which extended attributes it meets (see Links.Lacks). In
+// formats of one stream that means a small read for each payload that is passed
+// over. What cannot be read, and what lies behind it, is not counted. A catar has
+// no hard links, and is not read.
 //
 // Outcomes: a Links; no space for more than maxLinks hard links; what the stream
 // said.

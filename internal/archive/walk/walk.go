@@ -23,8 +23,8 @@ const (
 	openFiles   = 128       // files kept open for reading
 	prefetchMax = 128 << 10 // bytes of a file whose content is read ahead
 	prefetchAll = 128       // of such files
-	adviseStep  = 1 << 20   // bytes of another that the kernel is told to read ahead; of more, it takes no note
-	adviseMax   = 8 << 20   // in so many steps
+	adviseStep  = 1 << 20   // bytes that the kernel is told to read ahead at a time: it cuts long calls short
+	adviseMax   = 8 << 20   // of one file
 	adviseAll   = 64 << 20  // and of all of them
 	maxNesting  = 2000      // directories in one another; a path has 4096 bytes
 	excludeFile = ".pxarexclude"
