@@ -35,14 +35,12 @@ func (c *fixedCutter) next(ctx context.Context) (*piece, error) {
 		return c.a.newPiece(nil, size, count), nil
 	}
 	m := c.a.r.memory
-	room := bufferSize(size)
-	if err := m.reserve(ctx, room); err != nil {
+	buf, err := m.get(ctx, size)
+	if err != nil {
 		return nil, err
 	}
-	buf := m.take(size)
 	if err := c.fill(ctx, buf[:size]); err != nil {
-		m.give(buf)
-		m.release(room)
+		m.put(buf)
 		return nil, err
 	}
 	c.pos += int64(size)
@@ -109,17 +107,15 @@ func (c *dynamicCutter) next(ctx context.Context) (*piece, error) {
 		}
 	}
 	m := c.a.r.memory
-	room := bufferSize(c.chunker.Max())
-	if err := m.reserve(ctx, room); err != nil {
+	buf, err := m.get(ctx, c.average)
+	if err != nil {
 		return nil, err
 	}
-	buf, size, err := c.cut(ctx, m.take(c.average))
+	buf, size, err := c.cut(ctx, buf)
 	if err == nil && size > 0 {
-		m.release(room - len(buf))
 		return c.a.newPiece(buf, size, 1), nil
 	}
-	m.give(buf)
-	m.release(room)
+	m.put(buf)
 	if err == nil {
 		err = io.EOF
 	}
@@ -141,10 +137,9 @@ func (c *dynamicCutter) cut(ctx context.Context, buf []byte) (_ []byte, size int
 			return buf, n, nil
 		}
 		if n == len(buf) {
-			bigger := c.a.r.memory.take(2 * len(buf))
-			copy(bigger, buf)
-			c.a.r.memory.give(buf)
-			buf = bigger
+			if buf, err = c.a.r.memory.grow(ctx, buf, n); err != nil {
+				return buf, 0, err
+			}
 		}
 		// Not beyond the largest chunk: what is left over of a hole would be data.
 		k, err := c.more(ctx, buf[n:min(len(buf), n+c.step, c.chunker.Max())])

@@ -9,9 +9,10 @@ import (
 )
 
 // memory is where pieces live: buffers that are used again, all together within
-// a bound. A cutter reserves what its next piece may need at most before it holds
-// any of it, so no two wait for each other; whoever has finished with a piece
-// gives it back without waiting for anybody.
+// a bound. A cutter's buffer grows with what is in it. There are never more
+// cutters than pieces of the largest size have room at once (Config.readers), and
+// whoever has finished with a piece gives it back without waiting for anybody, so
+// a cutter that waits for its buffer to grow gets what it waits for.
 type memory struct {
 	room *semaphore.Weighted
 
@@ -34,6 +35,33 @@ func bufferSize(n int) int {
 		return least
 	}
 	return 1 << bits.Len(uint(n-1))
+}
+
+// get waits for room and returns a buffer of bufferSize(n) bytes. Its error is
+// that of ctx.
+func (m *memory) get(ctx context.Context, n int) ([]byte, error) {
+	if err := m.reserve(ctx, bufferSize(n)); err != nil {
+		return nil, err
+	}
+	return m.take(n), nil
+}
+
+// grow waits for room and returns a buffer twice as large in place of b, of which
+// it copies the first n bytes. Its error is that of ctx; b is kept then.
+func (m *memory) grow(ctx context.Context, b []byte, n int) ([]byte, error) {
+	if err := m.reserve(ctx, len(b)); err != nil {
+		return b, err
+	}
+	bigger := m.take(2 * len(b))
+	copy(bigger, b[:n])
+	m.give(b)
+	return bigger, nil
+}
+
+// put returns a buffer, of its full length, and the room for it.
+func (m *memory) put(b []byte) {
+	m.give(b)
+	m.release(len(b))
 }
 
 // reserve waits for room for n bytes. Its error is that of ctx.
@@ -67,7 +95,7 @@ func (m *memory) take(n int) []byte {
 	return make([]byte, size)
 }
 
-// give takes a buffer back that take returned. Its reservation stays.
+// give takes back a buffer that take returned. Its reservation stays.
 func (m *memory) give(b []byte) {
 	b = b[:cap(b)]
 	m.mu.Lock()

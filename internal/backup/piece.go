@@ -48,9 +48,7 @@ func (p *piece) isDone() bool {
 // finish gives the piece's memory back and lets it be entered.
 func (p *piece) finish(err error) {
 	if p.buf != nil {
-		n := len(p.buf)
-		p.a.r.memory.give(p.buf)
-		p.a.r.memory.release(n)
+		p.a.r.memory.put(p.buf)
 		p.buf = nil
 	}
 	p.err = err

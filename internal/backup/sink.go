@@ -11,7 +11,7 @@ import (
 // A sink is a stream of an archive on its way to the store: what is written to
 // it is cut where its content says, and becomes the pieces of an attempt. It is
 // for one goroutine, which closes it in the end. It holds the chunk that is
-// being cut, for which it reserves memory as cutters do.
+// being cut, in a buffer as cutters have.
 type sink struct {
 	a       *attempt
 	ctx     context.Context // ends when anything of the archive fails
@@ -29,9 +29,6 @@ type sink struct {
 	done    chan struct{} // closed when its file is complete, or has failed
 	failed  error         // once done
 }
-
-// room is what a chunk may need at most.
-func (s *sink) room() int { return bufferSize(s.chunker.Max()) }
 
 // Write implements io.Writer. Its error is why nothing more can be written.
 func (s *sink) Write(p []byte) (int, error) {
@@ -58,20 +55,19 @@ func (s *sink) Write(p []byte) (int, error) {
 // keep adds bytes to the current chunk.
 func (s *sink) keep(p []byte) error {
 	m := s.a.r.memory
+	var err error
 	if s.buf == nil {
 		if s.a.isOver() {
 			return errOver
 		}
-		if err := m.reserve(s.ctx, s.room()); err != nil {
+		if s.buf, err = m.get(s.ctx, s.average); err != nil {
 			return err
 		}
-		s.buf = m.take(min(s.average, s.room()))
 	}
 	for s.n+len(p) > len(s.buf) {
-		bigger := m.take(2 * len(s.buf))
-		copy(bigger, s.buf[:s.n])
-		m.give(s.buf)
-		s.buf = bigger
+		if s.buf, err = m.grow(s.ctx, s.buf, s.n); err != nil {
+			return err
+		}
 	}
 	s.n += copy(s.buf[s.n:], p)
 	return nil
@@ -82,7 +78,6 @@ func (s *sink) cut() error {
 	if s.buf == nil {
 		return nil
 	}
-	s.a.r.memory.release(s.room() - len(s.buf))
 	p := s.a.newPiece(s.buf, s.n, 1)
 	if !s.isMeta {
 		s.a.f.progress.Read.Add(int64(s.n))
@@ -172,9 +167,7 @@ func (s *sink) close(err error) error {
 		err = s.cut()
 	}
 	if s.buf != nil {
-		m := s.a.r.memory
-		m.give(s.buf)
-		m.release(s.room())
+		s.a.r.memory.put(s.buf)
 		s.buf, s.n = nil, 0
 	}
 	s.err = err

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -283,6 +284,38 @@ func TestTreesAndDisksInLittleMemory(t *testing.T) {
 		t.Errorf("%d files", got)
 	}
 	archivetest.Same(t, "the last", w.survey(1, "t3.mpxar.didx", "t3.ppxar.didx", true), archivetest.Survey(t, dir, true))
+}
+
+// While chunks wait to be sent, the next are read and cut, as far as memory
+// reaches: what a chunk might grow to is not set aside before it does.
+func TestTreesAreCutWhileTheyAreSent(t *testing.T) {
+	w := newWorld(t)
+	dir := plantNoise(t, 20, 3<<20)
+	r, err := New(Config{Client: w.client(), Snapshot: snap(1), Files: []File{disk("root.pxar", dir)},
+		Memory: DefaultMemory, ChunkSize: 4 << 20, Workers: 2, Rate: 1}) // a byte in a second
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- r.Do(ctx) }()
+	const want = 5 * 3 << 20 // one is sent; there is room for six, were each a file
+	read := func() (n int64) {
+		for _, f := range r.Status() {
+			n += f.Read
+		}
+		return n
+	}
+	for end := time.Now().Add(20 * time.Second); read() < want && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if got := read(); got < want {
+		t.Errorf("%d bytes are read, and chunks of 4 MiB on average wait", got)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
 }
 
 // What cannot be read is told and counted, and the backup goes on.
