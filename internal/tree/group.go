@@ -133,29 +133,20 @@ func (d *groupDir) Lookup(ctx context.Context, name string) (Node, error) {
 	return d.in(s, name)
 }
 
-// foundAlone asks for a snapshot by itself and for the list of all at the same
-// time: one of ten thousand is there sooner. It reports whether the snapshot was
-// found, and closed, before there was the list.
+// listLater is how much later the list of a group is asked for than a snapshot of
+// it that was found alone: what that is read for comes first.
+const listLater = 250 * time.Millisecond
+
+// foundAlone reports whether the snapshot of that time is there, and closed. It
+// is asked for by itself: one of ten thousand is there sooner than all. The list,
+// which tells when it is gone, follows.
 func (d *groupDir) foundAlone(ctx context.Context, sec int64) bool {
 	snap := ref.Snapshot{Group: d.group, Time: sec}
-	if snap.Check() != nil {
+	if snap.Check() != nil || !d.t.lists.seenClosed(ctx, snap) {
 		return false
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	found, listed := make(chan bool, 1), make(chan struct{})
-	d.t.env.tasks.Go(func() { found <- d.t.lists.seenClosed(ctx, snap) })
-	d.t.env.tasks.Go(func() {
-		if _, err := d.t.lists.snapshots(d.group).get(ctx); err == nil {
-			close(listed)
-		}
-	})
-	select {
-	case ok := <-found:
-		return ok
-	case <-listed:
-		return false
-	}
+	d.t.lists.snapshots(d.group).renewIn(listLater)
+	return true
 }
 
 // in returns the entry of that name as s has it.

@@ -34,13 +34,14 @@ type list[T any] struct {
 	name  string // in the log
 	fetch func(ctx context.Context) (v T, final bool, err error)
 
-	mu     sync.Mutex
-	known  bool
-	value  T
-	asked  time.Time // when the fetch of value began: it is as old as this
-	until  time.Time // it is shown without asking before this
-	final  bool
-	flight *listFlight[T]
+	mu      sync.Mutex
+	known   bool
+	value   T
+	asked   time.Time // when the fetch of value began: it is as old as this
+	until   time.Time // it is shown without asking before this
+	final   bool
+	flight  *listFlight[T]
+	planned bool // it will be renewed
 
 	expired time.Time // what was asked before is old
 }
@@ -106,6 +107,28 @@ func (l *list[T]) renew() {
 	if l.flight == nil && !(l.known && (l.final || now.Before(l.until))) {
 		l.startLocked(now)
 	}
+}
+
+// renewIn has the value fetched in a while, unless it is known or on its way by
+// then. It does not wait.
+func (l *list[T]) renewIn(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.planned {
+		return
+	}
+	l.planned = true
+	l.env.tasks.Go(func() {
+		select {
+		case <-l.env.after(d):
+		case <-l.env.ctx.Done():
+			return
+		}
+		l.mu.Lock()
+		l.planned = false
+		l.mu.Unlock()
+		l.renew()
+	})
 }
 
 // expire has the next get ask anew, whatever is known or on its way.

@@ -586,10 +586,20 @@ func TestASnapshotIsFoundBeforeAllAreListed(t *testing.T) {
 	s.addBlob(s.add(t, "vm/100/"+stamp3, true), "qemu-server.conf.blob", []byte("cores: 2\n"))
 	s.setErr("vm/100", errors.New("all snapshots of the group"))
 	tree, clock := newTestTree(t, s)
+	later := make(chan time.Time)
+	tree.env.after = func(time.Duration) <-chan time.Time { return later }
 	group := mustWalk(t, tree, "vm", "100").(Dir)
 	for range 2 {
 		names(t, mustWalk(t, tree, "vm", "100", stamp1))
-		tree.settle()
+	}
+	if n := s.count("vm/100"); n != 0 {
+		t.Errorf("all were listed %d times before one was found", n)
+	}
+	close(later)
+	tree.settle()
+	tree.env.after = time.After
+	if n := s.count("vm/100"); n != 1 {
+		t.Errorf("all were listed %d times", n)
 	}
 	if n := s.count("vm/100/" + stamp1); n != 1 {
 		t.Errorf("its files were listed %d times", n)
