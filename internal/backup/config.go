@@ -292,6 +292,8 @@ func (c *Config) pieceMemory() int64 {
 // waiting for answers, and far from the 128 streams that a connection may have.
 const maxReaders = 8
 
+// readers is how many cutters there may be at once. Each can have a piece of the
+// largest size, so that none waits for another's memory in vain.
 func (c *Config) readers() int {
 	return int(max(1, min(maxReaders, (c.pieceMemory()-c.catalogPiece())/c.largest())))
 }

@@ -9,7 +9,8 @@ import (
 )
 
 // memory is where pieces live: buffers that are used again, all together within
-// a bound. A cutter's buffer grows with what is in it. There are never more
+// a bound, but for the smaller buffer that is copied while a larger one takes its
+// place. A cutter's buffer grows with what is in it. There are never more
 // cutters than pieces of the largest size have room at once (Config.readers), and
 // whoever has finished with a piece gives it back without waiting for anybody, so
 // a cutter that waits for its buffer to grow gets what it waits for.

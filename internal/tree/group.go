@@ -134,19 +134,43 @@ func (d *groupDir) Lookup(ctx context.Context, name string) (Node, error) {
 }
 
 // listLater is how much later the list of a group is asked for than a snapshot of
-// it that was found alone: what that is read for comes first.
+// it that is asked for by itself: what that is read for comes first.
 const listLater = 250 * time.Millisecond
 
-// foundAlone reports whether the snapshot of that time is there, and closed. It
-// is asked for by itself: one of ten thousand is there sooner than all. The list,
-// which tells when it is gone, follows.
+// foundAlone asks for a snapshot by itself: one of ten thousand is there sooner
+// than the list, which tells when it is gone, and follows. It reports whether the
+// snapshot was found, and closed, before there was the list.
 func (d *groupDir) foundAlone(ctx context.Context, sec int64) bool {
 	snap := ref.Snapshot{Group: d.group, Time: sec}
-	if snap.Check() != nil || !d.t.lists.seenClosed(ctx, snap) {
+	if snap.Check() != nil {
 		return false
 	}
-	d.t.lists.snapshots(d.group).renewIn(listLater)
-	return true
+	later := listLater
+	if d.t.cfg.Disk != nil {
+		later = 0 // who unmounts at once wants the list kept, too
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l := d.t.lists.snapshots(d.group)
+	l.renewIn(later)
+	found, listed := make(chan bool, 1), make(chan struct{})
+	d.t.env.tasks.Go(func() { found <- d.t.lists.seenClosed(ctx, snap) })
+	select {
+	case ok := <-found:
+		return ok
+	case <-d.t.env.after(later):
+	}
+	d.t.env.tasks.Go(func() {
+		if _, err := l.get(ctx); err == nil {
+			close(listed)
+		}
+	})
+	select {
+	case ok := <-found:
+		return ok
+	case <-listed:
+		return false
+	}
 }
 
 // in returns the entry of that name as s has it.

@@ -109,7 +109,7 @@ func (l *list[T]) renew() {
 	}
 }
 
-// renewIn has the value fetched in a while, unless it is known or on its way by
+// renewIn has the value fetched in a while, unless it is fresh or on its way by
 // then. It does not wait.
 func (l *list[T]) renewIn(d time.Duration) {
 	l.mu.Lock()

@@ -110,13 +110,17 @@ func (l *lists) snapshots(g ref.Group) *list[*snapshots] {
 		e.name = "of " + g.Path()
 		e.fetch = func(ctx context.Context) (*snapshots, bool, error) {
 			infos, err := l.t.store.Snapshots(ctx, g)
-			if err != nil {
+			gone := fault.KindOf(err) == fault.NotFound // and its snapshots with it
+			if err != nil && !gone {
 				return nil, false, fault.New(fault.Unknown, "list", g.Path(), err)
 			}
 			s := newSnapshots(infos, g, l.generation.Add(1))
 			old, _, _ := e.peek()
 			for _, sec := range append(l.forget(g, s), s.replaced(old)...) {
 				l.t.snapshotChanged(ref.Snapshot{Group: g, Time: sec})
+			}
+			if gone {
+				return nil, false, fault.New(fault.NotFound, "list", g.Path(), err)
 			}
 			count(l, e, s.memBytes())
 			return s, false, nil

@@ -626,6 +626,41 @@ func TestASnapshotIsFoundBeforeAllAreListed(t *testing.T) {
 	}
 }
 
+// TestWhatWasFoundAloneGoes, once the list says so that follows, or that there is
+// no such group any more; and the watcher hears of it.
+func TestWhatWasFoundAloneGoes(t *testing.T) {
+	for _, err := range []error{nil, fault.Newf(fault.NotFound, "list", "vm/100", "no such group")} {
+		s := smallStore(t)
+		s.state = true
+		tree, _ := newTestTree(t, s)
+		var notes notebook
+		tree.Watch(&notes)
+		later := make(chan time.Time)
+		tree.env.after = func(time.Duration) <-chan time.Time { return later }
+		group := mustWalk(t, tree, "vm", "100").(Dir)
+		mustWalk(t, tree, "vm", "100", stamp1)
+		x := snap(t, "vm/100/"+stamp1)
+		s.mu.Lock()
+		s.snaps[x.Group] = slices.DeleteFunc(s.snaps[x.Group], func(i SnapshotInfo) bool { return i.Time == x.Time })
+		delete(s.files, x)
+		s.mu.Unlock()
+		s.setErr("vm/100", err)
+		if _, err := group.Lookup(context.Background(), stamp1); err != nil {
+			t.Errorf("before there is a list: %v", err)
+		}
+		close(later)
+		tree.settle()
+		tree.env.after = time.After
+		if entries, _ := notes.take(); !slices.Contains(entries, stamp1) {
+			t.Errorf("the watcher heard of %q", entries)
+		}
+		s.setErr("vm/100", nil)
+		if _, err := group.Lookup(context.Background(), stamp1); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("after the list: %v", err)
+		}
+	}
+}
+
 // TestANameTakenBeforeTheFirstList: a snapshot that was found by itself, and then
 // removed and begun anew, has its new files once its group is listed.
 func TestANameTakenBeforeTheFirstList(t *testing.T) {
