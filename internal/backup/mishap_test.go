@@ -189,11 +189,11 @@ func (f *badFS) Touch(name string) (store.Stat, error) {
 	return f.FS.Touch(name)
 }
 
-func (f *badFS) ReadDir(name string) ([]store.Entry, error) {
+func (f *badFS) ReadDir(name string, most int) ([]store.Entry, error) {
 	if _, err := f.before("ReadDir", name); err != nil {
 		return nil, err
 	}
-	return f.FS.ReadDir(name)
+	return f.FS.ReadDir(name, most)
 }
 
 func (f *badFS) try(op, name string, call func() error) error {

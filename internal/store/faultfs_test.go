@@ -51,11 +51,11 @@ func (f *faultFS) Touch(name string) (Stat, error) {
 	return f.FS.Touch(name)
 }
 
-func (f *faultFS) ReadDir(name string) ([]Entry, error) {
+func (f *faultFS) ReadDir(name string, most int) ([]Entry, error) {
 	if err := f.before("ReadDir", name); err != nil {
 		return nil, err
 	}
-	return f.FS.ReadDir(name)
+	return f.FS.ReadDir(name, most)
 }
 
 func (f *faultFS) Mkdir(name string, perm fs.FileMode) error {

@@ -26,8 +26,9 @@ type FS interface {
 	Touch(name string) (Stat, error)
 	// SetModTime sets the time of the last change, in nanoseconds since the epoch.
 	SetModTime(name string, ns int64) error
-	// ReadDir lists a folder in no order.
-	ReadDir(name string) ([]Entry, error)
+	// ReadDir lists a folder in no order: all of it, or, if most is greater than
+	// 0, as many entries at most.
+	ReadDir(name string, most int) ([]Entry, error)
 	// Mkdir is os.Mkdir, Chmod is os.Chmod.
 	Mkdir(name string, perm fs.FileMode) error
 	Chmod(name string, perm fs.FileMode) error

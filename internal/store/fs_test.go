@@ -75,7 +75,7 @@ func testFS(t *testing.T, x FS) {
 	}
 	list := func(name string) string {
 		t.Helper()
-		entries, err := x.ReadDir(name)
+		entries, err := x.ReadDir(name, -1)
 		ok(err)
 		var names []string
 		for _, e := range entries {
@@ -171,8 +171,18 @@ func testFS(t *testing.T, x FS) {
 	ok(x.Remove("f/g"))
 	fails(x.Remove("f/g"), fs.ErrNotExist)
 	ok(x.Remove("f"))
-	_, err = x.ReadDir("f")
+	_, err = x.ReadDir("f", -1)
 	fails(err, fs.ErrNotExist)
+	ok(x.Mkdir("empty", 0o755))
+	for most, want := range []int{2, 1, 2, 2} {
+		if entries, err := x.ReadDir(".", most); err != nil || len(entries) != want {
+			t.Errorf("%d entries at most: %v, %v", most, entries, err)
+		}
+	}
+	if entries, err := x.ReadDir("empty", 1); err != nil || len(entries) != 0 {
+		t.Errorf("of an empty folder: %v, %v", entries, err)
+	}
+	ok(x.Remove("empty"))
 	ok(x.SyncDir("."))
 	ok(x.SyncAll())
 	if got := read("e"); got != "c" {

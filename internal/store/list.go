@@ -91,7 +91,7 @@ func (s *Store) walkGroups(ctx context.Context, ns string, recurse bool, visit f
 
 // folders returns the sorted names of the folders in a folder; symbolic links are none.
 func (s *Store) folders(name string) []string {
-	entries, err := s.fs.ReadDir(name)
+	entries, err := s.fs.ReadDir(name, -1)
 	if err != nil && !absent(err) {
 		s.log.Warn("a folder cannot be listed", "folder", name, "err", err)
 	}
@@ -130,37 +130,49 @@ func compareIDs(a, b string) int {
 // times returns the times of the snapshot folders in a group, newest first,
 // finished or not.
 func (s *Store) times(g ref.Group) ([]int64, error) {
-	entries, err := s.fs.ReadDir(g.Path())
-	if err != nil {
-		return nil, err
-	}
-	var times []int64
+	entries, err := s.fs.ReadDir(g.Path(), -1)
+	return timesOf(entries), err
+}
+
+// timesOf returns the times of the snapshot folders among what is in a group,
+// newest first.
+func timesOf(entries []Entry) (times []int64) {
 	for _, e := range entries {
 		if sec, err := ref.ParseTime(e.Name); err == nil && e.Type.IsDir() {
 			times = append(times, sec)
 		}
 	}
 	slices.SortFunc(times, func(a, b int64) int { return cmp.Compare(b, a) })
-	return times, nil
+	return times
 }
 
+// firstLook is how many entries of a group's folder are looked at before all are.
+const firstLook = 64
+
 // hasFinished reports whether a group is to be listed. Groups are asked for
-// every second, so it looks first at the snapshot that was the answer before.
+// every second, so it looks first at the snapshot that was the answer before, and
+// then at the first that a folder of thousands names.
 func (s *Store) hasFinished(g ref.Group) bool {
 	finished := func(sec int64) bool { return s.hasManifest(ref.Snapshot{Group: g, Time: sec}) }
 	if sec, ok := s.finished.Load(g); ok && finished(sec.(int64)) {
 		return true
 	}
 	s.finished.Delete(g)
-	times, err := s.times(g)
-	if err != nil {
-		return !absent(err) // seen, so that asking for its snapshots says what is wrong
+	for _, most := range []int{firstLook, -1} {
+		entries, err := s.fs.ReadDir(g.Path(), most)
+		if err != nil {
+			return !absent(err) // seen, so that asking for its snapshots says what is wrong
+		}
+		times := timesOf(entries)
+		if i := slices.IndexFunc(times, finished); i >= 0 {
+			s.finished.Store(g, times[i])
+			return true
+		}
+		if len(entries) < most {
+			break
+		}
 	}
-	i := slices.IndexFunc(times, finished)
-	if i >= 0 {
-		s.finished.Store(g, times[i])
-	}
-	return i >= 0
+	return false
 }
 
 // looksAtOnce is how many parts of a group are looked at at the same time.

@@ -216,7 +216,7 @@ func (m *modelFS) SetModTime(name string, ns int64) error {
 	return err
 }
 
-func (m *modelFS) ReadDir(name string) (list []Entry, err error) {
+func (m *modelFS) ReadDir(name string, most int) (list []Entry, err error) {
 	m.begin(false)
 	defer m.mu.Unlock()
 	n, err := m.find(name)
@@ -224,6 +224,9 @@ func (m *modelFS) ReadDir(name string) (list []Entry, err error) {
 		return nil, err
 	}
 	for name, n := range n.names {
+		if most > 0 && len(list) == most {
+			break
+		}
 		list = append(list, Entry{name, n.mode.Type()})
 	}
 	return list, nil

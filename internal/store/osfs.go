@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -128,13 +129,16 @@ func (o *osFS) SetModTime(name string, ns int64) error {
 	return nil
 }
 
-func (o *osFS) ReadDir(name string) ([]Entry, error) {
+func (o *osFS) ReadDir(name string, most int) ([]Entry, error) {
 	f, err := os.OpenFile(o.path(name), unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	list, err := f.ReadDir(-1) // looks by itself where the file system tells no type
+	list, err := f.ReadDir(most) // looks by itself where the file system tells no type
+	if most > 0 && err == io.EOF {
+		err = nil
+	}
 	entries := make([]Entry, len(list))
 	for i, e := range list {
 		entries[i] = Entry{Name: e.Name(), Type: e.Type()}

@@ -222,7 +222,7 @@ func (s *Store) sameFile(f File, name string) error {
 
 // emptyFolder removes everything in a folder but the writer file.
 func (s *Store) emptyFolder(dir string) error {
-	entries, err := s.fs.ReadDir(dir)
+	entries, err := s.fs.ReadDir(dir, -1)
 	if err != nil {
 		return err
 	}

@@ -263,7 +263,7 @@ func (w *SnapshotWriter) dropGroup() {
 		return
 	}
 	defer lock.Close()
-	entries, err := s.fs.ReadDir(path)
+	entries, err := s.fs.ReadDir(path, -1)
 	if err != nil || len(entries) > 1 || len(entries) == 1 && entries[0].Name != ownerFile {
 		return
 	}

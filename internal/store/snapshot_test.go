@@ -531,3 +531,64 @@ func TestManyWriters(t *testing.T) {
 	}
 	verify(t, s)
 }
+
+// countingFS counts the entries of folders that were read.
+type countingFS struct {
+	FS
+	entries int
+}
+
+func (c *countingFS) ReadDir(name string, most int) ([]Entry, error) {
+	list, err := c.FS.ReadDir(name, most)
+	c.entries += len(list)
+	return list, err
+}
+
+// TestGroupsOfThousandsAreLookedIntoShortly: one finished snapshot is enough; only
+// where the first are not finished all are looked at.
+func TestGroupsOfThousandsAreLookedIntoShortly(t *testing.T) {
+	const n = 1000
+	dir := newDir(t)
+	s := open(t, dir, Config{})
+	fs := &countingFS{FS: s.fs}
+	s.fs = fs
+	path := func(i int) string {
+		return filepath.Join(dir, ref.Snapshot{Group: snap1.Group, Time: 1_600_000_000 + int64(i)}.Path())
+	}
+	for i := range n {
+		if err := os.MkdirAll(path(i), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	groups := func() int {
+		t.Helper()
+		fs.entries = 0
+		list, err := s.Groups(ctx, "", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	if got := groups(); got != 0 || fs.entries < n {
+		t.Errorf("%d groups where nothing is finished, %d entries read", got, fs.entries)
+	}
+	manifest := func(i int) {
+		if err := os.WriteFile(path(i)+"/"+ref.ManifestName, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	manifest(n / 2)
+	if got := groups(); got != 1 {
+		t.Errorf("%d groups with one finished snapshot", got)
+	}
+	for i := range n {
+		manifest(i)
+	}
+	s.finished.Clear()
+	if got := groups(); got != 1 || fs.entries > n/4 {
+		t.Errorf("%d groups, %d entries read", got, fs.entries)
+	}
+	if got := groups(); got != 1 || fs.entries > 20 {
+		t.Errorf("%d groups the next time, %d entries read", got, fs.entries)
+	}
+}

@@ -72,7 +72,7 @@ func (v *verifier) allChunks(ctx context.Context) error {
 		}
 		for n, folder := range folders {
 			dir := chunksDir + "/" + folder
-			entries, err := v.s.fs.ReadDir(dir)
+			entries, err := v.s.fs.ReadDir(dir, -1)
 			if err != nil && !absent(err) {
 				return failed("list chunks", dir, err)
 			}
@@ -94,7 +94,7 @@ func (v *verifier) allChunks(ctx context.Context) error {
 
 // chunkFolders returns the names of the folders for chunks that are there.
 func (v *verifier) chunkFolders() (list []string, err error) {
-	entries, err := v.s.fs.ReadDir(chunksDir)
+	entries, err := v.s.fs.ReadDir(chunksDir, -1)
 	if err != nil {
 		return nil, failed("list chunks", chunksDir, err)
 	}
