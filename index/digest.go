@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"pmxfs/internal/fault"
+	"pmxfs/internal/sha256x2"
 )
 
 // A Digest is the SHA-256 of a chunk's plain bytes. It names the chunk.
@@ -54,6 +55,10 @@ func ParseDigest(s string) (Digest, error) {
 
 // Sum returns the digest of a chunk's plain bytes.
 func Sum(plain []byte) Digest { return sha256.Sum256(plain) }
+
+// Sum2 returns the digests of two chunks' plain bytes. Where the processor has
+// SHA extensions it takes hardly longer than Sum of the longer one.
+func Sum2(a, b []byte) (Digest, Digest) { return sha256x2.Sum(a, b) }
 
 type zeroEntry struct {
 	size   int

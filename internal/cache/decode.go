@@ -13,6 +13,11 @@ type job struct {
 	flight *flight
 	raw    Raw
 	buf    *buffer // that holds raw.Data; nil if it is memory of its own
+
+	// Once it was decoded: the chunk, with a reference, or why there is none, or
+	// none that is right.
+	plain *buffer
+	err   error
 }
 
 // enqueueLocked adds a job, and a worker for it as long as there are cores.
@@ -42,27 +47,41 @@ func (c *Cache) promoteJobLocked(f *flight) {
 	}
 }
 
+// takeLocked moves the next job from the queue into jobs, and a second one where
+// nobody else can begin with that: to verify two at once takes hardly longer than
+// one. A job that somebody waits for is never kept back by one that nobody does.
+func (c *Cache) takeLocked(jobs []job) []job {
+	q := &c.jobs
+	if len(*q) == 0 {
+		q = &c.jobsAhead
+	}
+	for len(*q) > 0 && len(jobs) < cap(jobs) && (len(jobs) == 0 || c.decoding == c.workers) {
+		jobs = append(jobs, (*q)[0])
+		(*q)[0] = job{}
+		*q = (*q)[1:]
+	}
+	if len(*q) == 0 {
+		*q = nil // let the passed ones go
+	}
+	return jobs
+}
+
 func (c *Cache) work() {
 	defer c.tasks.Done()
-	var dec *blob.Decoder
+	var (
+		dec  *blob.Decoder
+		room [2]job
+	)
 	for {
 		c.mu.Lock()
-		q := &c.jobs
-		if len(*q) == 0 {
-			q = &c.jobsAhead
-		}
-		if len(*q) == 0 {
+		jobs := c.takeLocked(room[:0])
+		if len(jobs) == 0 {
 			c.decoding--
 			if dec != nil {
 				c.decoders = append(c.decoders, dec)
 			}
 			c.mu.Unlock()
 			return
-		}
-		j := (*q)[0]
-		(*q)[0] = job{}
-		if *q = (*q)[1:]; len(*q) == 0 {
-			*q = nil // let the passed ones go
 		}
 		if n := len(c.decoders); dec == nil && n > 0 {
 			dec, c.decoders = c.decoders[n-1], c.decoders[:n-1]
@@ -71,43 +90,61 @@ func (c *Cache) work() {
 		if dec == nil {
 			dec = blob.NewDecoder()
 		}
-		b, err := c.decode(dec, j)
-		if err != nil && j.raw.bad != nil {
-			j.raw.bad()
+		for i := range jobs {
+			j := &jobs[i]
+			j.plain, j.err = c.decode(dec, j)
 		}
-		c.mu.Lock()
-		switch {
-		case err == nil:
-			c.stats.Decoded++
-			c.finishLocked(j.flight, b, nil)
-		case j.raw.bad != nil:
-			c.relaunchLocked(j.flight)
-		default:
-			c.stats.Corrupt++
-			c.finishLocked(j.flight, nil, chunkError(j.flight.key, err))
+		verify(jobs)
+		for _, j := range jobs {
+			c.finish(j)
 		}
-		c.unlock()
-		if err == nil && c.disk != nil && j.raw.bad == nil {
-			// Who waits has the chunk already. Nothing else waits for a disk
-			// but this worker, and so no more is read than can be written.
-			c.disk.keep(j.flight.key.digest, j.raw)
-		}
-		if j.buf != nil {
-			c.release(j.buf)
-		}
+		clear(jobs)
 	}
 }
 
-// decode returns the chunk's plain bytes, verified, in a buffer with a
-// reference for the caller. What is stored as it is stays where it arrived.
-func (c *Cache) decode(dec *blob.Decoder, j job) (*buffer, error) {
+// finish ends the flight of a job that was done.
+func (c *Cache) finish(j job) {
+	if j.err != nil {
+		if j.plain != nil {
+			c.release(j.plain)
+		}
+		if j.raw.bad != nil {
+			j.raw.bad()
+		}
+	}
+	c.mu.Lock()
+	switch {
+	case j.err == nil:
+		c.stats.Decoded++
+		c.finishLocked(j.flight, j.plain, nil)
+	case j.raw.bad != nil:
+		c.relaunchLocked(j.flight)
+	default:
+		c.stats.Corrupt++
+		c.finishLocked(j.flight, nil, chunkError(j.flight.key, j.err))
+	}
+	c.unlock()
+	if j.err == nil && c.disk != nil && j.raw.bad == nil {
+		// Who waits has the chunk already. Nothing else waits for a disk
+		// but this worker, and so no more is read than can be written.
+		c.disk.keep(j.flight.key.digest, j.raw)
+	}
+	if j.buf != nil {
+		c.release(j.buf)
+	}
+}
+
+// decode returns the chunk's plain bytes, not verified yet but for how many they
+// are, in a buffer with a reference for the caller. What is stored as it is stays
+// where it arrived.
+func (c *Cache) decode(dec *blob.Decoder, j *job) (*buffer, error) {
 	size := int(j.flight.key.size)
 	plain, ok, err := plainOf(j.raw)
 	if err != nil {
 		return nil, err
 	}
 	if ok {
-		if err := check(plain, j.flight.key); err != nil {
+		if err := checkSize(plain, size); err != nil {
 			return nil, err
 		}
 		if j.buf != nil && fits(j.buf, size) {
@@ -122,7 +159,7 @@ func (c *Cache) decode(dec *blob.Decoder, j job) (*buffer, error) {
 	b := c.take(size, &j.flight.credit)
 	plain, err = dec.Append(b.mem[:0], j.raw.Data, size)
 	if err == nil {
-		err = check(plain, j.flight.key)
+		err = checkSize(plain, size)
 	}
 	if err != nil {
 		c.release(b)
@@ -135,15 +172,31 @@ func (c *Cache) decode(dec *blob.Decoder, j job) (*buffer, error) {
 	return b, nil
 }
 
-// check verifies that these are the chunk's bytes.
-func check(plain []byte, k key) error {
-	if len(plain) != int(k.size) {
-		return fault.Newf(fault.Corrupt, "", "", "%d bytes instead of %d", len(plain), k.size)
-	}
-	if sum := index.Sum(plain); sum != k.digest {
-		return fault.Newf(fault.Corrupt, "", "", "the bytes have the digest %v", sum)
+func checkSize(plain []byte, size int) error {
+	if len(plain) != size {
+		return fault.Newf(fault.Corrupt, "", "", "%d bytes instead of %d", len(plain), size)
 	}
 	return nil
+}
+
+// verify sets the errors of those decoded jobs, at most two, whose bytes are not
+// the chunk's.
+func verify(jobs []job) {
+	var sums [2]index.Digest
+	if len(jobs) == 2 && jobs[0].err == nil && jobs[1].err == nil {
+		sums[0], sums[1] = index.Sum2(jobs[0].plain.data, jobs[1].plain.data)
+	} else {
+		for i, j := range jobs {
+			if j.err == nil {
+				sums[i] = index.Sum(j.plain.data)
+			}
+		}
+	}
+	for i := range jobs {
+		if j := &jobs[i]; j.err == nil && sums[i] != j.flight.key.digest {
+			j.err = fault.Newf(fault.Corrupt, "", "", "the bytes have the digest %v", sums[i])
+		}
+	}
 }
 
 // plainOf returns the plain bytes of a chunk that was not compressed, in place.

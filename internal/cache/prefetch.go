@@ -224,12 +224,13 @@ func (c *Cache) stream(n int) {
 }
 
 // maxWindow returns how far one run may fetch ahead where chunks have the given
-// size: twice what the link holds and a chunk for every core to decode, as long
-// as all runs together leave half the memory to others.
+// size: twice what the link holds, a chunk that is being read and two for every core
+// to decode and verify together, as long as all runs together leave half the memory
+// to others.
 func (c *Cache) maxWindow(chunk int64) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	link := max(2*c.link.product(), minWindow) + int64(c.workers+1)*chunk
+	link := max(2*c.link.product(), minWindow) + int64(2*c.workers+1)*chunk
 	return max(1, min(link, c.aheadLimitLocked()/int64(max(1, c.streams))))
 }
 

@@ -18,7 +18,8 @@ import (
 var arrows = map[string][]string{
 	"internal/fault":     {},
 	"internal/ref":       {},
-	"index":              {},
+	"internal/sha256x2":  {},
+	"index":              {"internal/sha256x2"},
 	"internal/wire":      {"index"},
 	"internal/blob":      {"index"},
 	"internal/manifest":  {"index", "internal/blob"},
