@@ -50,7 +50,7 @@ type Cache struct {
 	ahead                          int64      // bytes fetched ahead: in flight at what they reserve, then kept and unused
 	streams                        int        // runs that fetch ahead
 	jobs, jobsAhead                []job
-	decoding                       int // workers running
+	decoding, holding              int // workers running, and those of them that have a job
 	decoders                       []*blob.Decoder
 	link                           link
 	stats                          Stats

@@ -14,8 +14,8 @@ type job struct {
 	raw    Raw
 	buf    *buffer // that holds raw.Data; nil if it is memory of its own
 
-	// Once it was decoded: the chunk, with a reference, or why there is none, or
-	// none that is right.
+	// Once it was decoded: the chunk, with a reference, or an error. With both,
+	// these are not the chunk's bytes.
 	plain *buffer
 	err   error
 }
@@ -47,23 +47,48 @@ func (c *Cache) promoteJobLocked(f *flight) {
 	}
 }
 
-// takeLocked moves the next job from the queue into jobs, and a second one where
-// nobody else can begin with that: to verify two at once takes hardly longer than
-// one. A job that somebody waits for is never kept back by one that nobody does.
-func (c *Cache) takeLocked(jobs []job) []job {
+// nextLocked takes the next job from the queue; of those that somebody waits for,
+// if there are any.
+func (c *Cache) nextLocked() (j job, ok bool) {
 	q := &c.jobs
 	if len(*q) == 0 {
 		q = &c.jobsAhead
 	}
-	for len(*q) > 0 && len(jobs) < cap(jobs) && (len(jobs) == 0 || c.decoding == c.workers) {
-		jobs = append(jobs, (*q)[0])
-		(*q)[0] = job{}
-		*q = (*q)[1:]
-	}
 	if len(*q) == 0 {
+		return job{}, false
+	}
+	j = (*q)[0]
+	(*q)[0] = job{}
+	if *q = (*q)[1:]; len(*q) == 0 {
 		*q = nil // let the passed ones go
 	}
-	return jobs
+	return j, true
+}
+
+// partner takes a second job for a worker that has decoded j, to verify both at
+// once, which takes hardly longer than one. j then waits until that is decoded, so
+// it is done for chunks that were fetched ahead, in a stream where the next one is
+// wanted as much, or where many wait; and for chunks of about one size, or there
+// is little to gain.
+func (c *Cache) partner(j *job) (second job, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	queued := len(c.jobs) + len(c.jobsAhead)
+	if j.err != nil || queued <= c.decoding-c.holding { // those have workers who are about to take them
+		return job{}, false
+	}
+	if !j.flight.req.ahead && len(c.jobs) < 2*c.workers {
+		return job{}, false
+	}
+	next := c.jobsAhead
+	if len(c.jobs) > 0 {
+		next = c.jobs
+	}
+	a, b := j.flight.key.size, next[0].flight.key.size
+	if min(a, b) < max(a, b)/2 {
+		return job{}, false
+	}
+	return c.nextLocked()
 }
 
 func (c *Cache) work() {
@@ -74,8 +99,8 @@ func (c *Cache) work() {
 	)
 	for {
 		c.mu.Lock()
-		jobs := c.takeLocked(room[:0])
-		if len(jobs) == 0 {
+		j, ok := c.nextLocked()
+		if !ok {
 			c.decoding--
 			if dec != nil {
 				c.decoders = append(c.decoders, dec)
@@ -83,6 +108,7 @@ func (c *Cache) work() {
 			c.mu.Unlock()
 			return
 		}
+		c.holding++
 		if n := len(c.decoders); dec == nil && n > 0 {
 			dec, c.decoders = c.decoders[n-1], c.decoders[:n-1]
 		}
@@ -90,54 +116,61 @@ func (c *Cache) work() {
 		if dec == nil {
 			dec = blob.NewDecoder()
 		}
-		for i := range jobs {
-			j := &jobs[i]
-			j.plain, j.err = c.decode(dec, j)
+		jobs := append(room[:0], j)
+		jobs[0].plain, jobs[0].err = c.decode(dec, j)
+		if j, ok = c.partner(&jobs[0]); ok {
+			jobs = append(jobs, j)
+			jobs[1].plain, jobs[1].err = c.decode(dec, j)
 		}
 		verify(jobs)
-		for _, j := range jobs {
-			c.finish(j)
-		}
+		c.settle(jobs)
 		clear(jobs)
 	}
 }
 
-// finish ends the flight of a job that was done.
-func (c *Cache) finish(j job) {
-	if j.err != nil {
-		if j.plain != nil {
+// settle ends the flights of jobs that a worker has done.
+func (c *Cache) settle(jobs []job) {
+	for i := range jobs {
+		j := &jobs[i]
+		if j.err != nil && j.plain != nil {
 			c.release(j.plain)
 		}
-		if j.raw.bad != nil {
-			j.raw.bad()
+		if j.err != nil && j.raw.bad != nil {
+			j.raw.bad() // before it is fetched again
 		}
 	}
 	c.mu.Lock()
-	switch {
-	case j.err == nil:
-		c.stats.Decoded++
-		c.finishLocked(j.flight, j.plain, nil)
-	case j.raw.bad != nil:
-		c.relaunchLocked(j.flight)
-	default:
-		c.stats.Corrupt++
-		c.finishLocked(j.flight, nil, chunkError(j.flight.key, j.err))
+	c.holding--
+	for i := range jobs {
+		switch j := &jobs[i]; {
+		case j.err == nil:
+			c.stats.Decoded++
+			c.finishLocked(j.flight, j.plain, nil)
+		case j.raw.bad != nil:
+			c.relaunchLocked(j.flight)
+		default:
+			c.stats.Corrupt++
+			c.finishLocked(j.flight, nil, chunkError(j.flight.key, j.err))
+		}
 	}
 	c.unlock()
-	if j.err == nil && c.disk != nil && j.raw.bad == nil {
-		// Who waits has the chunk already. Nothing else waits for a disk
-		// but this worker, and so no more is read than can be written.
-		c.disk.keep(j.flight.key.digest, j.raw)
-	}
-	if j.buf != nil {
-		c.release(j.buf)
+	for i := range jobs {
+		j := &jobs[i]
+		if j.err == nil && c.disk != nil && j.raw.bad == nil {
+			// Who waits has the chunks already. Nothing else waits for a disk
+			// but this worker, and so no more is read than can be written.
+			c.disk.keep(j.flight.key.digest, j.raw)
+		}
+		if j.buf != nil {
+			c.release(j.buf)
+		}
 	}
 }
 
 // decode returns the chunk's plain bytes, not verified yet but for how many they
 // are, in a buffer with a reference for the caller. What is stored as it is stays
 // where it arrived.
-func (c *Cache) decode(dec *blob.Decoder, j *job) (*buffer, error) {
+func (c *Cache) decode(dec *blob.Decoder, j job) (*buffer, error) {
 	size := int(j.flight.key.size)
 	plain, ok, err := plainOf(j.raw)
 	if err != nil {

@@ -1,47 +1,105 @@
 package cache
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"sync"
 	"testing"
 
 	"pmxfs/index"
 	"pmxfs/internal/fault"
 )
 
-// TestPairs holds when a worker takes two jobs: where all workers are busy, and
-// never one that nobody waits for beside one that somebody does.
-func TestPairs(t *testing.T) {
-	wanted := func() job { return job{flight: &flight{demanded: true}} }
-	ahead := func() job { return job{flight: &flight{}} }
+// TestPartner holds when a worker takes a second job, and which.
+func TestPartner(t *testing.T) {
+	made := func(ahead, demanded bool, size uint32) job {
+		return job{flight: &flight{req: &request{ahead: ahead}, demanded: demanded, key: key{size: size}}}
+	}
+	many := func(n int, j job) (jobs []job) {
+		for range n {
+			jobs = append(jobs, j)
+		}
+		return jobs
+	}
+	var (
+		ahead  = made(true, false, 4*mib)
+		waited = made(true, true, 4*mib) // fetched ahead, and somebody waits by now
+		wanted = made(false, true, 4*mib)
+	)
 	for _, c := range []struct {
-		wanted, ahead, decoding int
-		want                    []int // jobs taken by one worker after the other
+		name              string
+		first             job
+		wanted, ahead     []job
+		decoding, holding int
+		want              *job
 	}{
-		{0, 0, 1, []int{0}},
-		{1, 0, 2, []int{1, 0}},
-		{3, 0, 2, []int{2, 1, 0}},
-		{3, 0, 1, []int{1, 1, 1, 0}},
-		{1, 3, 2, []int{1, 2, 1, 0}},
-		{0, 4, 2, []int{2, 2, 0}},
+		{"nothing waits", ahead, nil, nil, 2, 2, nil},
+		{"of a stream", ahead, nil, many(1, ahead), 2, 2, &ahead},
+		{"of a stream that is read", waited, nil, many(1, ahead), 2, 2, &ahead},
+		{"what somebody waits for goes first", ahead, many(1, wanted), many(1, ahead), 2, 2, &wanted},
+		{"a worker is about to take it", ahead, nil, many(1, ahead), 2, 1, nil},
+		{"a worker is about to take one of two", ahead, nil, many(2, ahead), 2, 1, &ahead},
+		{"who reads here and there waits for one", wanted, many(3, wanted), many(9, ahead), 2, 2, nil},
+		{"many read here and there", wanted, many(4, wanted), nil, 2, 2, &wanted},
+		{"a much smaller one", ahead, nil, many(1, made(true, false, mib)), 2, 2, nil},
+		{"a much larger one", ahead, nil, many(1, made(true, false, 16*mib)), 2, 2, nil},
+		{"the first is broken", job{flight: ahead.flight, err: errors.New("broken")}, nil, many(1, ahead), 2, 2, nil},
 	} {
-		cache := New(Config{Source: newSource(), Workers: 2})
-		cache.decoding = c.decoding
-		for range c.wanted {
-			cache.jobs = append(cache.jobs, wanted())
+		cache := newCache(t, newSource(), mib)
+		cache.jobs, cache.jobsAhead, cache.decoding, cache.holding = c.wanted, c.ahead, c.decoding, c.holding
+		got, ok := cache.partner(&c.first)
+		if ok != (c.want != nil) || ok && got.flight != c.want.flight {
+			t.Errorf("%s: got %+v, %v", c.name, got.flight, ok)
 		}
-		for range c.ahead {
-			cache.jobsAhead = append(cache.jobsAhead, ahead())
+		if n := len(cache.jobs) + len(cache.jobsAhead); ok != (n < len(c.wanted)+len(c.ahead)) {
+			t.Errorf("%s: %d jobs are left", c.name, n)
 		}
-		for i, want := range c.want {
-			var room [2]job
-			got := cache.takeLocked(room[:0])
-			if len(got) != want {
-				t.Errorf("%+v: the worker after %d others took %d jobs", c, i, len(got))
+	}
+}
+
+// TestPairsEndToEnd has a single worker do many jobs that wait, so that it takes
+// them in pairs, with bad chunks among them.
+func TestPairsEndToEnd(t *testing.T) {
+	src := newSource()
+	const n, size = 16, 64 * kib
+	data := content(n*size, 77)
+	f := src.addFixed(t, data, size)
+	src.blobs[f.x.Digest(3)] = newSource().addFixed(t, content(size, 78), size).src.blobs[index.Sum(content(size, 78))]
+	src.blobs[f.x.Digest(6)][5000] ^= 1
+	c := newCache(t, src, 8*mib)
+	c.mu.Lock()
+	c.workers, c.decoding, c.holding = 1, 1, 1 // it seems to be busy: none begins
+	c.mu.Unlock()
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			p := make([]byte, size)
+			m, err := c.NewReader(f.x).ReadAt(context.Background(), p, int64(i)*size)
+			switch bad := i == 3 || i == 6; {
+			case bad && fault.KindOf(err) != fault.Corrupt:
+				t.Errorf("bad chunk %d: %v", i, err)
+			case !bad && (err != nil || m != size || !bytes.Equal(p, data[i*size:][:size])):
+				t.Errorf("chunk %d: %d bytes, %v", i, m, err)
 			}
-			if len(got) == 2 && got[0].flight.demanded != got[1].flight.demanded {
-				t.Errorf("%+v: what somebody waits for is kept back by what nobody does", c)
-			}
-		}
+		})
+	}
+	waitFor(t, c, func(Stats) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.jobs) == n
+	})
+	c.mu.Lock()
+	c.holding = 0
+	c.tasks.Add(1)
+	c.mu.Unlock()
+	go c.work()
+	wg.Wait()
+	waitFor(t, c, func(s Stats) bool { return s.Decoded == n-2 && s.Corrupt == 2 })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.holding != 0 {
+		t.Errorf("%d workers hold jobs when all is done", c.holding)
 	}
 }
 

@@ -1,5 +1,7 @@
 package cache
 
+import "pmxfs/index"
+
 // A plan is what follow found worth fetching ahead: nil, or the run to do it for.
 type plan = *run
 
@@ -136,6 +138,7 @@ func (r *Reader) stop(u *run) {
 		clear(u.ahead)
 		u.ahead = u.ahead[:0]
 	}
+	u.behind = u.behind[:0]
 	u.bytes, u.window, u.begun = 0, 0, false
 }
 
@@ -164,7 +167,11 @@ func (r *Reader) advance(u *run) {
 	}
 	passed := 0
 	for passed < len(u.ahead) && (u.ahead[passed].index-i)*u.dir <= 0 {
-		u.bytes -= u.ahead[passed].size
+		a := u.ahead[passed]
+		u.bytes -= a.size
+		if a.flight != nil && r.isLarge() {
+			u.behind = append(u.behind, a.index)
+		}
 		passed++
 	}
 	if passed > 0 {
@@ -174,6 +181,69 @@ func (r *Reader) advance(u *run) {
 		clear(u.ahead[n:])
 		u.ahead = u.ahead[:n]
 	}
+	r.leaveBehind(u)
+}
+
+// leaveBehind gives up the chunks that the run had fetched, once it is so far past
+// them that none of its reads is still on its way: of a file that the memory cannot
+// hold, all of them would go before they are read again. Their buffers serve the
+// chunks that come, and what others use stays.
+func (r *Reader) leaveBehind(u *run) {
+	n := 0
+	for ; n < len(u.behind); n++ {
+		start, end := r.x.Bounds(u.behind[n])
+		if u.dir > 0 && int64(end) > u.hi-late || u.dir < 0 && int64(start) < u.lo+late {
+			break
+		}
+	}
+	if n > 0 {
+		r.c.forget(r.x, u.behind[:n])
+		u.behind = u.behind[:copy(u.behind, u.behind[n:])]
+	}
+}
+
+// forget gives up chunks of a file that somebody has read.
+func (c *Cache) forget(x *index.Index, chunks []int) {
+	c.mu.Lock()
+	defer c.unlock()
+	for _, i := range chunks {
+		start, end := x.Bounds(i)
+		k := key{x.Digest(i), uint32(end - start)}
+		if b, ok := c.chunks.Peek(k); ok && !b.ahead {
+			c.chunks.Remove(k)
+			c.unkeepLocked(b)
+		}
+	}
+}
+
+// maxLook is how many chunks isLarge looks at.
+const maxLook = 1 << 16
+
+// isLarge reports whether the file's chunks, each counted once and zeros not at
+// all, are more than the memory can hold. The caller has r.mu.
+func (r *Reader) isLarge() bool {
+	if r.looked {
+		return r.large
+	}
+	r.looked = true
+	if int64(r.x.Size()) <= r.c.limit {
+		return false
+	}
+	var sum int64
+	seen := map[index.Digest]struct{}{}
+	for i := range min(r.x.Len(), maxLook) {
+		d := r.x.Digest(i)
+		start, end := r.x.Bounds(i)
+		if _, again := seen[d]; again || r.isZeros(i, d, int(end-start)) {
+			continue
+		}
+		seen[d] = struct{}{}
+		if sum += int64(end - start); sum > r.c.limit {
+			r.large = true
+			break
+		}
+	}
+	return r.large
 }
 
 // fetchAhead asks for the chunks in the run's window that are missing.

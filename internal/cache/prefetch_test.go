@@ -114,23 +114,22 @@ func TestASeekCancelsAtOnce(t *testing.T) {
 	src.setGate(make(chan struct{}))
 	before := len(src.all())
 	r.read(t, 4*mib, 128*kib) // was fetched ahead; now more is asked for, and stays under way
-	waitFor(t, c, func(s Stats) bool { return len(src.all()) > before })
+	waitFor(t, c, func(Stats) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.flights) > 0 && len(c.flights) == speculative(src.all()[before:])
+	})
+	under := src.all()[before:]
 	src.setGate(nil)
 	r.read(t, 40*mib, 4096)
-	// Some may reach the source only now, and are canceled there.
-	waitFor(t, c, func(s Stats) bool {
-		return s.AheadCanceled > 0 && s.AheadCanceled == uint64(speculative(src.all()[before:])) && s.Reserved == 0
-	})
-	for _, req := range src.all()[before:] {
-		if !req.speculative {
-			continue
-		}
+	for _, req := range under {
 		select {
 		case <-req.canceled:
 		case <-t.Context().Done():
 			t.Fatal("not canceled")
 		}
 	}
+	waitFor(t, c, func(s Stats) bool { return s.AheadCanceled == uint64(speculative(under)) && s.Reserved == 0 })
 	if r.recent.window != 0 || r.runs[0].window != 0 {
 		t.Error("the window did not shrink")
 	}
@@ -287,6 +286,65 @@ func TestBound(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAStreamOfALargeFileIsNotKept: a file that the memory cannot hold is read in
+// one direction with what lies ahead and a little behind; one that it can hold,
+// or that repeats itself, stays, and what was there before stays in any case.
+func TestAStreamOfALargeFileIsNotKept(t *testing.T) {
+	const size, limit = 64 * mib, 40 * mib
+	whole := content(size, 31)
+	repeated := bytes.Repeat(content(8*mib, 32), size/(8*mib))
+	for _, c := range []struct {
+		name string
+		data []byte
+		most int64 // held at any time, besides the window and what is under way
+	}{
+		{"large", whole, late},
+		{"small", whole[:20*mib], 20 * mib},
+		{"repeated", repeated, 8 * mib},
+	} {
+		for _, back := range []bool{false, true} {
+			src := newSource()
+			f := src.addFixed(t, c.data, mib)
+			used := src.addFixed(t, whole[size/2:][:mib], mib) // a chunk of the file that somebody uses already
+			cache := newCache(t, src, limit)
+			if c.name == "large" {
+				cache.reader(t, used.x).read(t, 0, mib)
+			}
+			r := cache.reader(t, f.x)
+			window := int64(0)
+			for off := 0; off < len(c.data); off += 128 * kib {
+				at := off
+				if back {
+					at = len(c.data) - off - 128*kib
+				}
+				r.read(t, at, 128*kib)
+				window = max(window, cache.maxWindow(mib))
+				most := c.most + window + 8*mib
+				if s := cache.Stats(); s.Kept+s.Busy+s.Free > most {
+					t.Fatalf("%s, backward %v: %d bytes held at %d, at most %d are of use", c.name, back, s.Kept+s.Busy+s.Free, at, most)
+				}
+			}
+			distinct := uint64(min(len(c.data), size) / mib)
+			if c.name == "repeated" {
+				distinct = 8
+			}
+			if s := cache.Stats(); s.Decoded != distinct {
+				t.Errorf("%s, backward %v: %d chunks decoded of %d", c.name, back, s.Decoded, distinct)
+			}
+			before := cache.Stats().Decoded
+			switch c.name {
+			case "large":
+				cache.reader(t, used.x).read(t, 0, mib)
+			default:
+				r.read(t, 0, len(c.data))
+			}
+			if n := cache.Stats().Decoded - before; n != 0 {
+				t.Errorf("%s, backward %v: %d chunks decoded again", c.name, back, n)
+			}
+		}
 	}
 }
 

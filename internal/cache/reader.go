@@ -30,7 +30,9 @@ type Reader struct {
 	tick   uint64          // reads so far
 	tried  [maxTried]int64 // offsets of the reads that were tried last in vain, plus one
 	trial  int             // where the next goes
-	seeks  int             // reads that continued nothing, since a direction was last recognised; at most maxSeeks
+	looked bool            // isLarge has: the answer is large
+	large  bool
+	seeks  int // reads that continued nothing, since a direction was last recognised; at most maxSeeks
 }
 
 // dynamicZeros is the size of the longest chunk of our own writers that is not

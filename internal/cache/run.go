@@ -16,6 +16,7 @@ type run struct {
 	edge   int   // the chunk that was read last when the window last grew
 	ahead  []aheadChunk
 	bytes  int64 // of ahead
+	behind []int // chunks that were ahead and have been passed, where they are not kept
 }
 
 // An aheadChunk is a chunk that a run had fetched ahead and has not reached yet.
@@ -58,7 +59,7 @@ func (u *run) touches(off, n int64) bool {
 
 // restart makes the run one that begins with this read.
 func (u *run) restart(off, n int64, tick uint64) {
-	*u = run{lo: off, hi: off + n, fwd: n, last: tick, ahead: u.ahead[:0]}
+	*u = run{lo: off, hi: off + n, fwd: n, last: tick, ahead: u.ahead[:0], behind: u.behind[:0]}
 }
 
 // pause forgets the direction but not the place: the next reads there must
@@ -68,7 +69,7 @@ func (u *run) pause() {
 	if u.dir < 0 {
 		at = u.lo
 	}
-	*u = run{lo: at, hi: at, last: u.last, proven: u.proven, ahead: u.ahead[:0]}
+	*u = run{lo: at, hi: at, last: u.last, proven: u.proven, ahead: u.ahead[:0], behind: u.behind[:0]}
 }
 
 // extend adds a read that touches the run, and recognises a direction once

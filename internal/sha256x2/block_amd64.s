@@ -29,11 +29,11 @@
 	SHA256MSG2 m, next
 
 // FIRST reads four words of both, and does their rounds.
-#define FIRST(k, off, a, b) \
+#define FIRST(off, a, b) \
 	LOAD(off, SI, a) \
 	LOAD(off, DI, b) \
-	ROUNDS(k, a, X1, X2) \
-	ROUNDS(k, b, X7, X8)
+	ROUNDS(off, a, X1, X2) \
+	ROUNDS(off, b, X7, X8)
 
 // MSG1 begins the words that are four after those in a0 and b0, of which a1 and
 // b1 have the next.
@@ -79,18 +79,16 @@ TEXT ·block2(SB), NOSPLIT, $64-40
 	MOVOU order<>(SB), X14
 	STATE(R8, X1, X2)
 	STATE(R9, X7, X8)
-	TESTQ CX, CX
-	JZ done
 
 loop:
 	MOVOU X1, 0(SP)
 	MOVOU X2, 16(SP)
 	MOVOU X7, 32(SP)
 	MOVOU X8, 48(SP)
-	FIRST(0, 0, X3, X9)
-	FIRST(16, 16, X4, X10)
+	FIRST(0, X3, X9)
+	FIRST(16, X4, X10)
 	MSG1(X3, X4, X9, X10)
-	FIRST(32, 32, X5, X11)
+	FIRST(32, X5, X11)
 	MSG1(X4, X5, X10, X11)
 	LOAD(48, SI, X6)
 	LOAD(48, DI, X12)
@@ -130,8 +128,6 @@ loop:
 	ADDQ $64, DI
 	DECQ CX
 	JNZ loop
-
-done:
 	UNSTATE(R8, X1, X2)
 	UNSTATE(R9, X7, X8)
 	RET

@@ -4,9 +4,10 @@ import "testing"
 
 // TestSumSlow is TestSum on a processor without the extensions.
 func TestSumSlow(t *testing.T) {
-	had := fast
+	if !fast {
+		t.Skip("this processor has no SHA extensions: TestSum was of those without")
+	}
 	fast = false
-	t.Cleanup(func() { fast = had })
-	b := random(1000)
-	check(t, b[:100], b[100:])
+	t.Cleanup(func() { fast = true })
+	TestSum(t)
 }
