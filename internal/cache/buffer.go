@@ -38,8 +38,10 @@ type buffer struct {
 	class   uint8
 	mapped  bool
 	kept    bool
-	ahead   bool // fetched ahead, and nobody has asked for it yet
-	passing bool // fetched to be handed on: not worth keeping for itself
+	by      *Reader // had it fetched; nil: nobody who reads
+	shared  bool    // another wants it, too
+	ahead   bool    // fetched ahead, and nobody has asked for it yet
+	passing bool    // fetched to be handed on: not worth keeping for itself
 }
 
 // A pool is the free buffers by class. Its methods need Cache.mu.

@@ -186,7 +186,7 @@ func (c *Cache) usedLocked(b *buffer) {
 // freeLocked takes a busy buffer without references.
 func (c *Cache) freeLocked(b *buffer) {
 	c.busy -= int64(len(b.mem))
-	b.data = nil
+	b.data, b.by, b.shared = nil, nil, false
 	if c.poison {
 		b.mem[0] = 0xdb
 		for n := 1; n < len(b.mem); n *= 2 {
@@ -263,15 +263,15 @@ func (c *Cache) release(b *buffer) {
 	}
 }
 
-// hit returns the chunk with a reference if it is in memory, else nil.
-func (c *Cache) hit(k key) *buffer {
+// hit returns the chunk with a reference, for r, if it is in memory, else nil.
+func (c *Cache) hit(r *Reader, k key) *buffer {
 	c.mu.Lock()
-	b := c.hitLocked(k)
+	b := c.hitLocked(r, k)
 	c.mu.Unlock()
 	return b
 }
 
-func (c *Cache) hitLocked(k key) *buffer {
+func (c *Cache) hitLocked(r *Reader, k key) *buffer {
 	b, ok := c.chunks.Get(k)
 	if !ok {
 		return nil
@@ -280,6 +280,7 @@ func (c *Cache) hitLocked(k key) *buffer {
 		c.usedLocked(b)
 		c.stats.AheadUsed++
 	}
+	b.shared = b.shared || b.by != r
 	c.stats.Hits++
 	b.refs.Add(1)
 	return b

@@ -74,7 +74,10 @@ func (c *Cache) partner(j *job) (second job, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	queued := len(c.jobs) + len(c.jobsAhead)
-	if j.err != nil || queued <= c.decoding-c.holding { // those have workers who are about to take them
+	if j.err != nil || !index.Sum2Pays() || j.flight.passing && !j.flight.demanded {
+		return job{}, false // who fills is in no hurry, and others read here and there meanwhile
+	}
+	if queued <= c.decoding-c.holding { // those have workers who are about to take them
 		return job{}, false
 	}
 	if !j.flight.req.ahead && len(c.jobs) < 2*c.workers {
@@ -96,9 +99,13 @@ func (c *Cache) work() {
 	var (
 		dec  *blob.Decoder
 		room [2]job
+		held bool // a job, until now
 	)
 	for {
 		c.mu.Lock()
+		if held {
+			c.holding--
+		}
 		j, ok := c.nextLocked()
 		if !ok {
 			c.decoding--
@@ -109,6 +116,7 @@ func (c *Cache) work() {
 			return
 		}
 		c.holding++
+		held = true
 		if n := len(c.decoders); dec == nil && n > 0 {
 			dec, c.decoders = c.decoders[n-1], c.decoders[:n-1]
 		}
@@ -140,11 +148,13 @@ func (c *Cache) settle(jobs []job) {
 		}
 	}
 	c.mu.Lock()
-	c.holding--
 	for i := range jobs {
 		switch j := &jobs[i]; {
 		case j.err == nil:
 			c.stats.Decoded++
+			if len(jobs) == 2 {
+				c.stats.Paired++
+			}
 			c.finishLocked(j.flight, j.plain, nil)
 		case j.raw.bad != nil:
 			c.relaunchLocked(j.flight)

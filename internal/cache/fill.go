@@ -79,7 +79,7 @@ func (c *Cache) fill(k key) (t ticket, far bool) {
 		if c.streams > 0 && c.ahead+need(k.size) > c.aheadLimitLocked()/2 {
 			return ticket{}, false
 		}
-		f = c.launchAheadLocked(c.beginAheadLocked(), k)
+		f = c.launchAheadLocked(nil, c.beginAheadLocked(), k)
 		c.startAheadLocked()
 		if f == nil {
 			return ticket{}, false
@@ -87,6 +87,7 @@ func (c *Cache) fill(k key) (t ticket, far bool) {
 		f.passing = true
 	} else {
 		f.wants++
+		f.shared = true
 	}
 	f.waiters++
 	return ticket{flight: f}, false

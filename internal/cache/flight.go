@@ -14,12 +14,14 @@ import (
 type flight struct {
 	key      key
 	req      *request
-	waiters  int   // who reads it as soon as it is there; each gets a reference then
-	wants    int   // runs that had it fetched ahead
-	demanded bool  // somebody waits or has waited for it
-	ahead    int64 // what it counts in Cache.ahead
-	passing  bool  // it was begun to be handed on only
-	arrived  bool  // it is being decoded, and so beyond canceling
+	waiters  int     // who reads it as soon as it is there; each gets a reference then
+	wants    int     // runs that had it fetched ahead
+	demanded bool    // somebody waits or has waited for it
+	by       *Reader // who had it fetched; nil: nobody who reads
+	shared   bool    // another wants it, too
+	ahead    int64   // what it counts in Cache.ahead
+	passing  bool    // it was begun to be handed on only
+	arrived  bool    // it is being decoded, and so beyond canceling
 	finished bool
 	credit   int64         // promised for the plain bytes and not yet taken
 	done     chan struct{} // closed when finished
@@ -47,26 +49,27 @@ type ticket struct {
 	flight *flight // one of its waiters
 }
 
-// demand returns a ticket for every key, in order, in tickets. What is missing
-// is fetched in one request.
-func (c *Cache) demand(keys []key, tickets []ticket) []ticket {
+// demand returns a ticket of r's for every key, in order, in tickets. What is
+// missing is fetched in one request.
+func (c *Cache) demand(r *Reader, keys []key, tickets []ticket) []ticket {
 	var req *request
 	c.mu.Lock()
 	for _, k := range keys {
-		if b := c.hitLocked(k); b != nil {
+		if b := c.hitLocked(r, k); b != nil {
 			tickets = append(tickets, ticket{buf: b})
 			continue
 		}
 		f := c.flights[k]
 		if f != nil {
 			c.stats.Joined++
+			f.shared = f.shared || f.by != r
 			c.promoteLocked(f)
 		} else if f = c.badLocked(k); f == nil {
 			if req == nil {
 				req = &request{}
 			}
 			c.stats.Missed++
-			f = c.launchLocked(req, k)
+			f = c.launchLocked(r, req, k)
 			f.demanded = true
 		}
 		f.waiters++
@@ -123,8 +126,8 @@ func need(size uint32) int64 {
 	return 2 * int64(n)
 }
 
-func (c *Cache) launchLocked(req *request, k key) *flight {
-	f := &flight{key: k, req: req, done: make(chan struct{}), credit: need(k.size) / 2}
+func (c *Cache) launchLocked(r *Reader, req *request, k key) *flight {
+	f := &flight{key: k, req: req, by: r, done: make(chan struct{}), credit: need(k.size) / 2}
 	req.flights = append(req.flights, f)
 	req.need += need(k.size)
 	c.flights[k] = f
@@ -339,6 +342,7 @@ func (c *Cache) finishLocked(f *flight, b *buffer, err error) {
 		return
 	}
 	b.key, b.kept = f.key, true
+	b.by, b.shared = f.by, f.shared
 	c.busy -= int64(len(b.mem))
 	c.kept += int64(len(b.mem))
 	b.passing = f.passing && f.wants <= 1

@@ -78,7 +78,7 @@ func (r *Reader) follow(off, n int64, try bool) plan {
 		r.seeks = 0
 		r.c.stream(+1)
 	}
-	r.advance(u)
+	r.advance(u, off, n)
 	return u
 }
 
@@ -142,9 +142,9 @@ func (r *Reader) stop(u *run) {
 	u.bytes, u.window, u.begun = 0, 0, false
 }
 
-// advance drops the chunks that the run has reached from those ahead, and lets
-// the window grow with every chunk passed.
-func (r *Reader) advance(u *run) {
+// advance drops the chunks that the run has reached, with the read that is under
+// way, from those ahead, and lets the window grow with every chunk passed.
+func (r *Reader) advance(u *run, off, n int64) {
 	at := u.hi - 1
 	if u.dir < 0 {
 		at = u.lo
@@ -169,8 +169,10 @@ func (r *Reader) advance(u *run) {
 	for passed < len(u.ahead) && (u.ahead[passed].index-i)*u.dir <= 0 {
 		a := u.ahead[passed]
 		u.bytes -= a.size
-		if a.flight != nil && r.isLarge() {
-			u.behind = append(u.behind, a.index)
+		if a.flight != nil && r.leaves {
+			if u.passed += a.size; u.passed > r.c.limit/keptShare && r.isLarge() {
+				u.behind = append(u.behind, a.index)
+			}
 		}
 		passed++
 	}
@@ -181,39 +183,58 @@ func (r *Reader) advance(u *run) {
 		clear(u.ahead[n:])
 		u.ahead = u.ahead[:n]
 	}
-	r.leaveBehind(u)
+	r.leaveBehind(u, off, n)
 }
 
+// keptShare is the part of the memory that a run fills before it leaves anything
+// behind: who reads a part of a large file may read it again.
+const keptShare = 4
+
 // leaveBehind gives up the chunks that the run had fetched, once it is so far past
-// them that none of its reads is still on its way: of a file that the memory cannot
-// hold, all of them would go before they are read again. Their buffers serve the
-// chunks that come, and what others use stays.
-func (r *Reader) leaveBehind(u *run) {
-	n := 0
-	for ; n < len(u.behind); n++ {
-		start, end := r.x.Bounds(u.behind[n])
-		if u.dir > 0 && int64(end) > u.hi-late || u.dir < 0 && int64(start) < u.lo+late {
+// them that none of its reads is still on its way. Of a file that the memory cannot
+// hold, they would go before they are read again; so their buffers serve the chunks
+// that come, and what others have in memory stays there. The read of n bytes at
+// off is under way.
+func (r *Reader) leaveBehind(u *run, off, n int64) {
+	done := 0
+	for ; done < len(u.behind); done++ {
+		start, end := r.x.Bounds(u.behind[done])
+		if u.dir > 0 && int64(end) > min(u.hi-late, off) || u.dir < 0 && int64(start) < max(u.lo+late, off+n) {
 			break
 		}
 	}
-	if n > 0 {
-		r.c.forget(r.x, u.behind[:n])
-		u.behind = u.behind[:copy(u.behind, u.behind[n:])]
+	if done > 0 {
+		r.forget(u, u.behind[:done])
+		u.behind = u.behind[:copy(u.behind, u.behind[done:])]
 	}
 }
 
-// forget gives up chunks of a file that somebody has read.
-func (c *Cache) forget(x *index.Index, chunks []int) {
-	c.mu.Lock()
-	defer c.unlock()
+// forget gives up chunks that only r had anything to do with, and that do not come
+// again up to where the run has fetched ahead.
+func (r *Reader) forget(u *run, chunks []int) {
+	r.c.mu.Lock()
+	defer r.c.unlock()
 	for _, i := range chunks {
-		start, end := x.Bounds(i)
-		k := key{x.Digest(i), uint32(end - start)}
-		if b, ok := c.chunks.Peek(k); ok && !b.ahead {
-			c.chunks.Remove(k)
-			c.unkeepLocked(b)
+		start, end := r.x.Bounds(i)
+		k := key{r.x.Digest(i), uint32(end - start)}
+		b, ok := r.c.chunks.Peek(k)
+		if !ok || b.by != r || b.shared || b.ahead || r.repeats(u, i) {
+			continue
+		}
+		r.c.chunks.Remove(k)
+		r.c.unkeepLocked(b)
+	}
+}
+
+// repeats reports whether chunk i comes again before the next one to fetch.
+func (r *Reader) repeats(u *run, i int) bool {
+	d := r.x.Digest(i)
+	for j := i + u.dir; j != u.next && j >= 0 && j < r.x.Len(); j += u.dir {
+		if r.x.Digest(j) == d {
+			return true
 		}
 	}
+	return false
 }
 
 // maxLook is how many chunks isLarge looks at.
@@ -231,10 +252,13 @@ func (r *Reader) isLarge() bool {
 	}
 	var sum int64
 	seen := map[index.Digest]struct{}{}
-	for i := range min(r.x.Len(), maxLook) {
+	for i := range min(r.x.Len()-1, maxLook) { // the last one decides nothing
 		d := r.x.Digest(i)
 		start, end := r.x.Bounds(i)
-		if _, again := seen[d]; again || r.isZeros(i, d, int(end-start)) {
+		if r.isZeros(i, d, int(end-start)) {
+			continue
+		}
+		if _, again := seen[d]; again {
 			continue
 		}
 		seen[d] = struct{}{}
@@ -271,11 +295,14 @@ func (r *Reader) fetchAhead(u plan) {
 		f := r.c.flights[k]
 		if f != nil {
 			f.wants++
-		} else if !r.c.chunks.Contains(k) {
+			f.shared = f.shared || f.by != r
+		} else if b, ok := r.c.chunks.Peek(k); ok {
+			b.shared = b.shared || b.by != r
+		} else {
 			if req == nil || req.need >= need(aheadBatch) {
 				req = r.c.beginAheadLocked()
 			}
-			if f = r.c.launchAheadLocked(req, k); f == nil {
+			if f = r.c.launchAheadLocked(r, req, k); f == nil {
 				break
 			}
 		}
@@ -317,13 +344,13 @@ func (c *Cache) beginAheadLocked() *request {
 
 // launchAheadLocked adds a flight to req, or returns nil if speculation must
 // wait: what is wanted waits for memory, or its own part of the memory is used.
-func (c *Cache) launchAheadLocked(req *request, k key) *flight {
+func (c *Cache) launchAheadLocked(r *Reader, req *request, k key) *flight {
 	n := need(k.size)
 	if c.closed || len(c.queue) > 0 || c.ahead+n > c.aheadLimitLocked() ||
 		c.busy+c.reserved+c.external+req.need+n > c.limit {
 		return nil
 	}
-	f := c.launchLocked(req, k)
+	f := c.launchLocked(r, req, k)
 	f.wants = 1
 	f.ahead = n
 	c.ahead += n

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -289,62 +290,110 @@ func TestBound(t *testing.T) {
 	}
 }
 
-// TestAStreamOfALargeFileIsNotKept: a file that the memory cannot hold is read in
-// one direction with what lies ahead and a little behind; one that it can hold,
-// or that repeats itself, stays, and what was there before stays in any case.
+// inOrder reads all of a file in pieces, which begin first bytes from its beginning or
+// end, and compares.
+func inOrder(t *testing.T, r *Reader, data []byte, piece, first int, back bool, each func()) {
+	t.Helper()
+	p := make([]byte, piece)
+	read := func(from, to int) {
+		n, err := r.ReadAt(context.Background(), p[:to-from], int64(from))
+		if err != nil || !bytes.Equal(p[:n], data[from:to]) {
+			t.Fatalf("at %d: %d bytes, %v", from, n, err)
+		}
+		each()
+	}
+	if back {
+		for to := len(data); to > 0; to -= piece {
+			read(max(0, to-piece), to)
+		}
+		return
+	}
+	read(0, first)
+	for from := first; from < len(data); from += piece {
+		read(from, min(len(data), from+piece))
+	}
+}
+
+// TestAStreamOfALargeFileIsNotKept: of a file that the memory cannot hold, what was
+// read in one direction is left behind, but for the first quarter of the memory and
+// what somebody else uses; and nothing is fetched twice for it.
 func TestAStreamOfALargeFileIsNotKept(t *testing.T) {
-	const size, limit = 64 * mib, 40 * mib
+	const size, limit = 112 * mib, 80 * mib
 	whole := content(size, 31)
-	repeated := bytes.Repeat(content(8*mib, 32), size/(8*mib))
+	ones := slices.Clone(whole)
+	copy(ones[30*mib:], bytes.Repeat([]byte{0xff}, 20*mib)) // one chunk, twenty times
 	for _, c := range []struct {
-		name string
-		data []byte
-		most int64 // held at any time, besides the window and what is under way
+		name     string
+		data     []byte
+		distinct int
+		kept     int64 // at most, besides the window and what is under way
 	}{
-		{"large", whole, late},
-		{"small", whole[:20*mib], 20 * mib},
-		{"repeated", repeated, 8 * mib},
+		{"large", whole, 112, limit/keptShare + late},
+		{"small", whole[:60*mib], 60, 60 * mib},
+		{"a stretch of one chunk", ones, 93, limit/keptShare + late},
+		{"repeated", bytes.Repeat(content(8*mib, 32), size/(8*mib)), 8, 8 * mib},
 	} {
-		for _, back := range []bool{false, true} {
-			src := newSource()
-			f := src.addFixed(t, c.data, mib)
-			used := src.addFixed(t, whole[size/2:][:mib], mib) // a chunk of the file that somebody uses already
-			cache := newCache(t, src, limit)
-			if c.name == "large" {
-				cache.reader(t, used.x).read(t, 0, mib)
-			}
-			r := cache.reader(t, f.x)
-			window := int64(0)
-			for off := 0; off < len(c.data); off += 128 * kib {
-				at := off
-				if back {
-					at = len(c.data) - off - 128*kib
-				}
-				r.read(t, at, 128*kib)
-				window = max(window, cache.maxWindow(mib))
-				most := c.most + window + 8*mib
-				if s := cache.Stats(); s.Kept+s.Busy+s.Free > most {
-					t.Fatalf("%s, backward %v: %d bytes held at %d, at most %d are of use", c.name, back, s.Kept+s.Busy+s.Free, at, most)
-				}
-			}
-			distinct := uint64(min(len(c.data), size) / mib)
-			if c.name == "repeated" {
-				distinct = 8
-			}
-			if s := cache.Stats(); s.Decoded != distinct {
-				t.Errorf("%s, backward %v: %d chunks decoded of %d", c.name, back, s.Decoded, distinct)
-			}
-			before := cache.Stats().Decoded
-			switch c.name {
-			case "large":
-				cache.reader(t, used.x).read(t, 0, mib)
-			default:
-				r.read(t, 0, len(c.data))
-			}
-			if n := cache.Stats().Decoded - before; n != 0 {
-				t.Errorf("%s, backward %v: %d chunks decoded again", c.name, back, n)
+		for _, piece := range []int{128 * kib, 16 * mib} {
+			for _, back := range []bool{false, true} {
+				t.Run(fmt.Sprint(c.name, piece, back), func(t *testing.T) {
+					src := newSource()
+					f := src.addFixed(t, c.data, mib)
+					cache := newCache(t, src, limit)
+					window := int64(0)
+					inOrder(t, cache.reader(t, f.x).LeaveBehind(), c.data, piece, min(piece, 2*mib+mib/2), back, func() {
+						window = max(window, 2*cache.maxWindow(mib))
+						most := c.kept + window + max(int64(piece), 8*mib)
+						if s := cache.Stats(); piece < mib && s.Kept+s.Busy+s.Free > most {
+							t.Fatalf("%d bytes held, at most %d are of use", s.Kept+s.Busy+s.Free, most)
+						}
+					})
+					if s := cache.Stats(); s.Decoded != uint64(c.distinct) {
+						t.Errorf("%d chunks decoded of %d", s.Decoded, c.distinct)
+					}
+					if chunks, most := src.count(); chunks != c.distinct || most != 1 {
+						t.Errorf("%d chunks fetched, one of them %d times", chunks, most)
+					}
+				})
 			}
 		}
+	}
+}
+
+// TestWhatOthersUseIsNotLeftBehind: neither what was there before, nor what another
+// reads at the same time; and who does not say LeaveBehind leaves nothing.
+func TestWhatOthersUseIsNotLeftBehind(t *testing.T) {
+	const size, limit = 80 * mib, 72 * mib
+	data := content(size, 33)
+	src := newSource()
+	f := src.addFixed(t, data, mib)
+	c := newCache(t, src, limit)
+	c.reader(t, f.x).read(t, 40*mib, 4096)
+	other := c.reader(t, f.x)
+	at := 0
+	inOrder(t, c.reader(t, f.x).LeaveBehind(), data[:70*mib], 128*kib, 128*kib, false, func() {
+		if at += 128 * kib; at == 30*mib {
+			other.read(t, 29*mib, 4096)
+		}
+	})
+	idle := func(s Stats) bool { return s.Reserved == 0 && s.Busy == 0 } // what was asked for ahead is there
+	waitFor(t, c, idle)
+	before := c.Stats().Decoded
+	other.read(t, 29*mib, 4096)
+	other.read(t, 40*mib, 4096)
+	if n := c.Stats().Decoded - before; n != 0 {
+		t.Errorf("%d chunks that somebody else had used were decoded again", n)
+	}
+	c.reader(t, f.x).read(t, 35*mib, 4096)
+	if n := c.Stats().Decoded - before; n != 1 {
+		t.Errorf("a chunk that nobody else had used was decoded %d times again", n)
+	}
+	r := newCache(t, src, limit).reader(t, f.x)
+	inOrder(t, r, data, 128*kib, 128*kib, false, func() {})
+	waitFor(t, r.c, idle)
+	before = r.c.Stats().Decoded
+	r.read(t, 30*mib, 4096)
+	if n := r.c.Stats().Decoded - before; n != 0 {
+		t.Errorf("%d chunks decoded again that there was room for", n)
 	}
 }
 

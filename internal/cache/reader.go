@@ -30,6 +30,7 @@ type Reader struct {
 	tick   uint64          // reads so far
 	tried  [maxTried]int64 // offsets of the reads that were tried last in vain, plus one
 	trial  int             // where the next goes
+	leaves bool            // LeaveBehind
 	looked bool            // isLarge has: the answer is large
 	large  bool
 	seeks  int // reads that continued nothing, since a direction was last recognised; at most maxSeeks
@@ -50,6 +51,14 @@ func (c *Cache) NewReader(x *index.Index) *Reader {
 		}
 	}
 	r.trigger = min(max(256<<10, mean/4), 1<<20)
+	return r
+}
+
+// LeaveBehind has r give up what it was first and alone to read, once it is well
+// past that, of a file that the memory cannot hold, and returns r. It is for a file
+// that one program reads, and called before r is used.
+func (r *Reader) LeaveBehind() *Reader {
+	r.leaves = true
 	return r
 }
 
@@ -142,7 +151,7 @@ func (r *Reader) copyCached(p []byte, off int64) (n int) {
 			n += r.c.zeroFill(p[n:min(len(p), n+int(k.size)-skip)])
 			continue
 		}
-		b := r.c.hit(k)
+		b := r.c.hit(r, k)
 		if b == nil {
 			return n
 		}
@@ -195,7 +204,7 @@ func (r *Reader) readMissing(ctx context.Context, p []byte, off int64, plan *pla
 		parts = append(parts, part{p[n:end], skip})
 		n = end
 	}
-	tickets := r.c.demand(keys, make([]ticket, 0, len(keys)))
+	tickets := r.c.demand(r, keys, make([]ticket, 0, len(keys)))
 	r.fetchAhead(*plan) // after what is wanted, so that it comes after it everywhere
 	*plan = nil
 	// First what is there, so that no memory is held while waiting.
@@ -263,7 +272,7 @@ func (r *Reader) Lend(off int64, n int) (ref Ref, start int64, ok bool) {
 		r.fetchAhead(r.follow(off, int64(n), false))
 		return Ref{data: zeroBlock[:n]}, off, true
 	}
-	b := r.c.hit(k)
+	b := r.c.hit(r, k)
 	if b == nil {
 		return Ref{}, 0, false
 	}

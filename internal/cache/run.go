@@ -16,14 +16,15 @@ type run struct {
 	edge   int   // the chunk that was read last when the window last grew
 	ahead  []aheadChunk
 	bytes  int64 // of ahead
-	behind []int // chunks that were ahead and have been passed, where they are not kept
+	passed int64 // bytes of chunks that were ahead and have been passed, where those are not kept
+	behind []int // the chunks themselves, beyond what is kept of them
 }
 
 // An aheadChunk is a chunk that a run had fetched ahead and has not reached yet.
 type aheadChunk struct {
 	index  int
 	size   int64
-	flight *flight // nil if it was in memory or on its way already
+	flight *flight // nil if it was in memory already
 }
 
 const (

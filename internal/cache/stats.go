@@ -22,6 +22,7 @@ type Stats struct {
 	Fetched      uint64 `json:"fetched"`       // chunks that arrived from the store
 	FetchedBytes uint64 `json:"fetched_bytes"` // as they arrived
 	Decoded      uint64 `json:"decoded"`       // chunks decoded and verified
+	Paired       uint64 `json:"paired"`        // of those, verified beside another
 	Corrupt      uint64 `json:"corrupt"`       // chunks that were not what their digest says
 	Failed       uint64 `json:"failed"`        // chunks that could not be had, those included
 

@@ -15,3 +15,6 @@ const Size = sha256.Size
 // extensions it computes one after the other. It gains most where both are of
 // one length: the rest of the longer one takes as long as by itself.
 func Sum(a, b []byte) (x, y [Size]byte) { return sum(a, b) }
+
+// Fast reports whether the processor has the SHA extensions.
+func Fast() bool { return fast }

@@ -87,7 +87,7 @@ func (n *archiveFile) open(ctx context.Context, r *reading) (Handle, error) {
 		return &h, nil
 	}
 	h.own = true
-	h.reader = n.x.t.reader(s.content)
+	h.reader = n.x.t.reader(s.content).LeaveBehind()
 	return &largeHandle{h}, nil
 }
 

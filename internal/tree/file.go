@@ -57,7 +57,7 @@ func (n *fileNode) Open(ctx context.Context) (Handle, error) {
 		return nil, fault.New(fault.NotFound, "open", n.path, err)
 	}
 	if c.index != nil {
-		return &indexHandle{contentHandle: h, reader: n.t.reader(c)}, nil
+		return &indexHandle{contentHandle: h, reader: n.t.reader(c).LeaveBehind()}, nil
 	}
 	return &blobHandle{h}, nil
 }
